@@ -1,0 +1,24 @@
+"""The one exception that means "the user can mend this", and the help it gives."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can act on. The text says what was wrong, where, and what to do.
+
+    The command line prints it as one paragraph and exits with code 2, without a traceback.
+    """
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """The help that follows an unknown name, for the end of an error's text.
+
+    >>> nearest("temprature", ["temperature", "weight"])
+    'Did you mean temperature?'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Known: {', '.join(known)}." if known else ""
