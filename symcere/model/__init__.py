@@ -1,0 +1,1 @@
+"""Everything that ranks: propagation, views, fusion, the recommender; closed-form baselines."""

@@ -1,0 +1,44 @@
+"""What evaluation, serving and export need of a model: scores."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Scorer(Protocol):
+    """Anything that ranks items for users."""
+
+    num_users: int
+    num_items: int
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Scores of all items.
+
+        Args:
+            users: int64 [B].
+
+        Returns:
+            float [B, I]; higher is better.
+        """
+        ...
+
+
+class FactorScorer:
+    """Scores that are inner products plus an item bias: ``score(u, i) = <Z_u, Z_i> + b_i``.
+
+    Args:
+        users: float [U, d].
+        items: float [I, d].
+        bias: float [I], or None for no bias.
+    """
+
+    def __init__(self, users: Tensor, items: Tensor, bias: Tensor | None = None):
+        self.users, self.items, self.bias = users, items, bias
+        self.num_users, self.num_items = len(users), len(items)
+
+    def scores(self, users: Tensor) -> Tensor:
+        rows = self.users[users.to(self.users.device)]
+        if self.bias is None:
+            return rows @ self.items.T
+        return torch.addmm(self.bias, rows, self.items.T)

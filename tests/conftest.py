@@ -1,0 +1,42 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def require(path: Path) -> Path:
+    """``path``, or a skip with the reason; a failure instead of a skip when ``REQUIRE=1``."""
+    if not path.exists():
+        reason = f"{path.name} is not beside the project"
+        if os.environ.get("REQUIRE") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real review files (``../shared/data``)."""
+    return require(ROOT.parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def anchors() -> Path:
+    """The folder of fixed splits and values (``../shared/anchors``)."""
+    return require(ROOT.parent / "shared" / "anchors")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty home of its own."""
+    monkeypatch.setenv("SYMCERE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path / "home"
