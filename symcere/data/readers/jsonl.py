@@ -1,0 +1,123 @@
+"""JSON: one object a line, or one array, or objects one after another over many lines."""
+
+import ast
+import codecs
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+from symcere.data.opening import BLOCK, Stream
+
+Lost = Callable[[str, int], None]
+"""Told what kind of loss happened and at which line or record (from 1)."""
+LONGEST_RECORD = 64 << 20
+"""Characters; an object of an array that is longer is taken for damage."""
+
+
+def records(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
+    """Blocks of objects. Blank lines are nothing; what is no object is told to ``lost`` (``bad_json``, and
+    ``truncated`` where the data end inside one)."""
+    lines = stream.peek(BLOCK).lstrip().split(b"\n", 20)[:20]
+    by_line = lines[0].startswith(b"{'") or any(line.startswith(b"{") and _is_json(line) for line in lines)
+    return _by_line(stream, lost) if by_line else _by_object(stream, lost)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _by_line(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
+    number = 0
+    for lines, is_open in stream.lines():
+        try:
+            block: list[Any] = list(map(orjson.loads, lines))
+        except orjson.JSONDecodeError:
+            block = []
+            for offset, line in enumerate(lines, 1):
+                if line.strip():
+                    record = _mended(line, lost, number + offset)
+                    if record is None:
+                        lost("truncated" if is_open else "bad_json", number + offset)
+                    else:
+                        block.append(record)
+        number += len(lines)
+        kept = [record for record in block if type(record) is dict]
+        for _ in range(len(block) - len(kept)):
+            lost("bad_json", number)
+        yield kept
+
+
+def _mended(line: bytes, lost: Lost, number: int) -> Any:
+    """What the fast parser refuses and others write: NaN, lone surrogates, Latin letters, Python literals."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        text, clean = decoded(line)
+    try:
+        record = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        if not text.lstrip().startswith("{'"):
+            return None
+        try:
+            record = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+    if not clean:
+        lost("encoding", number)
+    return record
+
+
+def decoded(line: bytes) -> tuple[str, bool]:
+    """Text of a line, and whether it was UTF-8. What is not is read as Windows-1252, which keeps different names
+    different where replacement characters would make them one."""
+    try:
+        return line.decode("utf-8"), True
+    except UnicodeDecodeError:
+        try:
+            return line.decode("cp1252"), False
+        except UnicodeDecodeError:
+            return line.decode("latin-1"), False
+
+
+_BETWEEN = re.compile(r"[\[\s,\]]*")
+_NEXT = re.compile(r"\}\s*,?\s*(?=\{)")
+
+
+def _by_object(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
+    scan = json.JSONDecoder(strict=False).raw_decode
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    buffer, position, number, wanted = "", 0, 0, 0
+    for data in itertools.chain(stream, [b""]):
+        text = decoder.decode(data, final=not data)
+        if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
+            lost("encoding", number + 1)
+        buffer, position = buffer[position:] + text, 0
+        if data and len(buffer) < wanted:
+            continue
+        block: list[dict[str, Any]] = []
+        while (position := _BETWEEN.match(buffer, position).end()) < len(buffer):  # type: ignore[union-attr]
+            try:
+                record, after = scan(buffer, position)
+            except (ValueError, RecursionError):
+                if data and len(buffer) - position < LONGEST_RECORD:
+                    wanted = 2 * (len(buffer) - position)  # perhaps only unfinished: try again with twice as much
+                    break
+                number += 1
+                following = _NEXT.search(buffer, position)
+                lost("bad_json" if following else "truncated", number)
+                position = following.end() if following else len(buffer)
+                continue
+            number, position, wanted = number + 1, after, 0
+            if type(record) is dict:
+                block.append(record)
+            else:
+                lost("bad_json", number)
+        yield block

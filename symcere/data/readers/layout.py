@@ -1,0 +1,55 @@
+"""Under which keys a source keeps what a review is made of."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+ROLES = ("user", "item", "rating", "time", "text")
+"""What a review is made of, in the order of the schema."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Keys of one source. A dotted key reaches into a nested record; an empty one: the source has none."""
+
+    name: str
+    signature: frozenset[str]
+    """Keys that, together, only this source has."""
+    user: str = ""
+    item: str = ""
+    rating: str = ""
+    time: str = ""
+    text: str = ""
+
+    def recognises(self, keys: Collection[str]) -> bool:
+        return self.signature <= set(keys)
+
+    def named(self, columns: Mapping[str, str]) -> "Layout":
+        """This layout with some of its keys replaced: ``{"text": "summary"}``."""
+        return replace(self, **columns)
+
+    def pick(self, records: list[dict[str, Any]]) -> list[list[Any]]:
+        """One list for each of :data:`ROLES`, in the order of the records; None where a record has no such key."""
+        return [_column(records, getattr(self, role)) for role in ROLES]
+
+
+def _column(records: list[dict[str, Any]], key: str) -> list[Any]:
+    if not key:
+        return [None] * len(records)
+    if "." in key and not any(key in record for record in records[:100]):
+        reach = _reach(key)
+        return [reach(record) for record in records]
+    return [record.get(key) for record in records]
+
+
+def _reach(key: str) -> Callable[[Any], Any]:
+    path = key.split(".")
+
+    def reach(record: Any) -> Any:
+        for part in path:
+            if not isinstance(record, dict):
+                return None
+            record = record.get(part)
+        return record
+
+    return reach

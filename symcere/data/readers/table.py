@@ -1,0 +1,132 @@
+"""Tables: delimited text with a header line (CSV, TSV, …), and Parquet."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from symcere.data.opening import Stream
+from symcere.data.readers.jsonl import Lost, decoded
+from symcere.errors import UserError
+
+ROWS = 8192
+"""Rows handed on at a time."""
+LONGEST_FIELD = 1 << 20
+"""Characters; a longer field is an unclosed quote that swallows the lines after it."""
+
+
+def delimiter(head: bytes) -> str:
+    """What separates the columns of the header line, or '' when nothing does."""
+    line = head.lstrip().partition(b"\n")[0].decode("utf-8", "replace")
+    best = max(",\t;|", key=line.count)
+    return best if best in line else ""
+
+
+def delimited(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
+    """Blocks of rows under the names in the first line; quoted fields may hold newlines.
+
+    A row with more or fewer fields than the header is told to ``lost`` as ``bad_row``, the last one as
+    ``truncated`` when the data end inside it. A blank field is None.
+    """
+    between = delimiter(stream.peek(1 << 16))
+    quoting = csv.QUOTE_MINIMAL if between != "\t" or _quotes(stream.peek(1 << 16)) else csv.QUOTE_NONE
+    csv.field_size_limit(LONGEST_FIELD)
+    lines = _Lines(stream, lost)
+    rows = csv.reader(lines, delimiter=between, quoting=quoting)
+    header = [name.strip() for name in next(rows, [])]
+    block: list[dict[str, Any]] = []
+    while True:
+        before = lines.number
+        lines.quotes = 0
+        try:
+            row = next(rows)
+        except StopIteration:
+            break
+        except csv.Error:
+            for line in range(before + 1, lines.number + 1):
+                lost("bad_row", line)
+            continue
+        if not row:
+            continue
+        cut = lines.ended and ((quoting == csv.QUOTE_MINIMAL and lines.quotes % 2) or stream.faults)
+        if len(row) != len(header) or cut:
+            lost("truncated" if cut or lines.ended else "bad_row", before + 1)
+            continue
+        block.append({name: value or None for name, value in zip(header, row, strict=True)})
+        if len(block) >= ROWS:
+            yield block
+            block = []
+    yield block
+
+
+class _Lines:
+    """Decoded lines for the csv module.
+
+    Attributes:
+        number: of the last line handed on, from 1.
+        quotes: quote characters seen since it was last set to 0.
+        ended: whether the last line handed on had no newline.
+    """
+
+    def __init__(self, stream: Stream, lost: Lost):
+        self.number = self.quotes = 0
+        self.ended = False
+        self._lines = self._read(stream, lost)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._lines)
+
+    def _read(self, stream: Stream, lost: Lost) -> Iterator[str]:
+        for lines, is_open in stream.lines():
+            for line in lines:
+                self.number += 1
+                text, clean = decoded(line.rstrip(b"\r"))
+                if not clean:
+                    lost("encoding", self.number)
+                self.quotes += line.count(b'"')
+                self.ended = is_open
+                yield text + "\n"
+        self.ended = True  # asked for more after the last line: inside a quoted field
+
+
+def _quotes(head: bytes) -> bool:
+    """Whether a table with tabs quotes its fields: read so, its rows are as wide as its header."""
+    lines = head.decode("utf-8", "replace").rpartition("\n")[0].splitlines(keepends=True)
+    try:
+        widths = [len(row) for row in csv.reader(lines, delimiter="\t", strict=True)][:-1]
+    except csv.Error:
+        return False
+    return len(set(widths)) <= 1
+
+
+def parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Blocks of rows; columns that cannot hold what a review is made of (lists, bytes) are left out.
+
+    Raises:
+        UserError: the file is damaged or cut short (its directory stands at the end, so nothing can be saved).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            simple = [
+                field.name
+                for field in file.schema_arrow
+                if not (pa.types.is_nested(field.type) and not pa.types.is_struct(field.type))
+                and not pa.types.is_binary(field.type)
+            ]
+            yield []
+            for batch in file.iter_batches(batch_size=ROWS, columns=simple):
+                for n, field in enumerate(batch.schema):
+                    if pa.types.is_timestamp(field.type):  # Python's datetime ends at microseconds
+                        utc = batch.column(n).cast(pa.timestamp("us", field.type.tz), safe=False)
+                        batch = batch.set_column(n, field.name, utc)
+                yield batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{path} is no readable Parquet file ({' '.join(str(error).split())[:120]}). Fetch it again."
+        ) from None

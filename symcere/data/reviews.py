@@ -1,0 +1,457 @@
+"""Reviews as a stream of record batches, whatever they come in.
+
+    reviews = read([Path("reviews.json.gz")])
+    for batch in reviews: ...
+    reviews.counts, reviews.notes        # what was seen and what was lost
+
+What a file holds is recognised in the file; a format that was stated only settles what the file leaves open.
+"""
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from symcere.data import opening
+from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic, jsonl, lara, table
+from symcere.errors import UserError, nearest
+
+SCHEMA = pa.schema(
+    [
+        pa.field("user", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("rating", pa.float32(), nullable=False),  # NaN: absent or no number
+        pa.field("time", pa.int64()),  # unix seconds
+        pa.field("text", pa.string(), nullable=False),  # '' when absent
+        pa.field("row", pa.int64(), nullable=False),  # position among all records of the sources
+    ]
+)
+
+ROWS = 1 << 16
+"""Rows of a batch, about."""
+CHARACTERS = 32 << 20
+"""A batch with more text than this has fewer rows."""
+SAMPLE = 1000
+"""Records whose keys decide what a file holds."""
+
+LOSSES = {
+    "bad_json": "{n} lines that are no JSON object were dropped",
+    "bad_row": "{n} rows with too many or too few fields were dropped",
+    "truncated": "{n} last reviews that end in the middle were dropped",
+    "no_user": "{n} reviews without a user were dropped",
+    "no_item": "{n} reviews without an item were dropped",
+    "bad_rating": "{n} ratings are no number and count as absent",
+    "bad_time": "{n} dates could not be read and count as absent",
+    "encoding": "{n} lines are not UTF-8 and were read as Windows-1252",
+}
+"""What each loss in :attr:`Reviews.counts` means. ``rows`` = ``kept`` + the first five."""
+
+DROPPED = ("bad_json", "bad_row", "truncated", "no_user", "no_item")
+
+
+def read(sources: Sequence[Path], format: str = "", columns: Mapping[str, str] | None = None) -> "Reviews":
+    """The reviews in files, folders or archives.
+
+    Args:
+        format: one of :data:`symcere.data.readers.FORMATS`; '' by content. A source recognised in the file wins.
+            ``synthetic`` reads no file: ``columns`` then holds the fields of :class:`symcere.data.synthetic.Synthetic`.
+        columns: names of columns by role (user, item, rating, time, text), over what would be found; '' for a role
+            that the data do not have. A dotted name reaches into a nested record.
+
+    Raises:
+        UserError: an unknown format or role, no source; while iterating, everything that is wrong with the files.
+    """
+    columns = dict(columns or {})
+    if format and format not in FORMATS:
+        raise UserError(f"Unknown format '{format}'. {nearest(format, FORMATS)}")
+    if format != "synthetic":
+        for role in columns:
+            if role not in ROLES:
+                raise UserError(f"Unknown column '{role}' to name. {nearest(role, ROLES)}")
+        if not sources:
+            raise UserError("No file of reviews was given. Name it with --source FILE, or fetch the data set first.")
+    return Reviews([Path(source) for source in sources], format, columns)
+
+
+class Reviews:
+    """An iterable of :class:`pyarrow.RecordBatch` of :data:`SCHEMA`, in bounded memory; each pass reads anew.
+
+    Attributes:
+        counts: of the last pass: ``rows`` seen, ``kept``, and each of :data:`LOSSES`.
+        notes: sentences on what was lost or odd, complete after the pass.
+        bytes_total, bytes_read: as stored on disk, for progress; 0 total where unknown.
+        format: what was recognised, complete after the first batch.
+    """
+
+    def __init__(self, sources: Sequence[Path], format: str, columns: Mapping[str, str]):
+        self.sources = list(sources)
+        self.format = format
+        self.columns = columns
+        self._stated = format
+        self.bytes_total = 0
+        if format != "synthetic":
+            self.bytes_total = sum(file.stat().st_size for s in self.sources for file in opening.files(s))
+        self._reset()
+
+    def _reset(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self.bytes_read = 0
+        self._first: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        self._reset()
+        if self._stated == "synthetic":
+            yield from self._synthetic()
+            return
+        pending: list[list[Any]] = [[] for _ in ROLES]
+        characters = 0
+        for columns in self._columns():
+            for kept, new in zip(pending, columns, strict=True):
+                kept += new
+            characters += sum(len(text) for text in columns[-1] if type(text) is str)
+            if len(pending[0]) >= ROWS or characters >= CHARACTERS:
+                yield self._batch(pending)
+                pending, characters = [[] for _ in ROLES], 0
+        if pending[0]:
+            yield self._batch(pending)
+        self._finish()
+
+    # ------------------------------------------------------------ files
+
+    def _columns(self) -> Iterator[list[list[Any]]]:
+        """Raw values by role, a block at a time."""
+        for source in self.sources:
+            skipped: list[str] = []
+            found: str | None = None
+            several = source.is_dir()
+            faults: list[str] = []
+            for member in opening.members(source, self._progress):
+                several = several or "/" in member.name
+                faults = member.stream.faults
+                layout, blocks, keys = self._recognise(member, several, found)
+                if layout is None:
+                    skipped.append(member.name + (f" (columns: {_listed(keys)})" if keys else ""))
+                    continue
+                if found is None:
+                    found = layout.name
+                    self._say_format(member.name, layout)
+                for block in blocks:
+                    yield layout.pick(block)
+                self._say_faults(faults)
+            self._say_faults(faults)
+            if found is None:
+                raise self._unknown(source, skipped, faults)
+            if skipped:
+                self.counts["files_skipped"] += len(skipped)
+                self.notes.append(
+                    f"{source.name}: {_listed(skipped, 5)} left out, since no reviews were recognised there."
+                )
+
+    def _progress(self, size: int) -> None:
+        self.bytes_read += size
+
+    def _recognise(
+        self, member: opening.Member, several: bool, found: str | None
+    ) -> tuple[Layout | None, Iterator[list[dict[str, Any]]], list[str]]:
+        """The layout of a member (None: no reviews), all its blocks of records, and its keys."""
+        carried = carrier(member, self._lost(member.name))
+        if carried is None:
+            return None, iter(()), []
+        blocks, sample = _looked_ahead(carried)
+        keys = list(dict.fromkeys(key for record in sample for key in record))
+        if not keys:
+            if several:
+                return None, iter(()), []
+            if member.stream.faults:
+                raise UserError(f"{member.stream.faults[0]}, and no complete review stands before. Fetch it again.")
+            raise UserError(f"{member.name} holds no reviews: nothing in it could be read as a record.")
+        known = next((layout for layout in LAYOUTS if layout.recognises(keys)), None)
+        stated = next((layout for layout in LAYOUTS if layout.name == self._stated), None)
+        if known:
+            layout = known
+        elif stated and {stated.user.partition(".")[0], stated.item} <= set(keys):
+            layout = stated
+        elif stated and several:
+            return None, iter(()), keys
+        else:
+            layout = generic.layout(keys)
+        layout = layout.named(self.columns)
+        if several and (
+            found not in (None, layout.name)
+            or not (known or all((layout.user, layout.item, layout.rating, layout.text)))
+        ):
+            return None, iter(()), keys
+        self._check(member.name, layout, keys, sample, known is not None)
+        return layout, blocks, keys
+
+    def _check(self, name: str, layout: Layout, keys: list[str], sample: list[dict[str, Any]], known: bool) -> None:
+        for role, column in self.columns.items():
+            if column and column not in keys and column.partition(".")[0] not in keys:
+                raise UserError(
+                    f"{name} has no column '{column}' (named for the {role}). {nearest(column, keys)} "
+                    f"Found: {_listed(keys)}."
+                )
+        for role, must in (("user", True), ("item", True), ("text", "text" not in self.columns and not known)):
+            if must and not getattr(layout, role):
+                without = f", or `--columns {role}=` if there is none" if role == "text" else ""
+                raise UserError(
+                    f"{name} has no column that is known to hold the {role}. Found: {_listed(keys)}. Name it with "
+                    f"`--columns {role}=NAME` (in a card: `columns: {{{role}: NAME}}`){without}."
+                )
+        for role in ("rating", "time"):
+            if not getattr(layout, role) and role not in self.columns:
+                self.notes.append(
+                    f"{name} has no column for the {role}; name it with `--columns {role}=NAME` if it has one."
+                )
+
+    def _unknown(self, source: Path, skipped: list[str], faults: list[str]) -> UserError:
+        if faults:
+            return UserError(f"{faults[0]}, and no complete review stands before. Fetch it again.")
+        if any("xl/workbook" in name for name in skipped):
+            return UserError(f"{source} is a spreadsheet. Save it as CSV (UTF-8), and give that file.")
+        return UserError(
+            f"No reviews were recognised in {source} ({_listed(skipped, 3) or 'no file in it'}). It must hold "
+            "JSON lines, a table with a header line (CSV, TSV), Parquet or LARA's text form, plain, compressed or archived. "
+            f"Known formats: {', '.join(FORMATS)}."
+        )
+
+    # ------------------------------------------------------------ what is said
+
+    def _lost(self, name: str) -> Callable[[str, int], None]:
+        def lost(kind: str, where: int) -> None:
+            self.counts[kind] += 1
+            if kind in DROPPED:
+                self.counts["rows"] += 1
+            self._first.setdefault(kind, f"{name}, line {where}")
+
+        return lost
+
+    def _say_format(self, name: str, layout: Layout) -> None:
+        self.format = layout.name
+        if self._stated not in ("", layout.name, *CARRIERS) and layout.name != "generic":
+            self.notes.append(f"{name} holds {layout.name} reviews, not {self._stated}; it was read as what it is.")
+
+    def _say_faults(self, faults: list[str]) -> None:
+        for fault in faults:
+            note = f"{fault}: the complete reviews before that were kept, what followed is lost."
+            if note not in self.notes:
+                self.counts["cut_files"] += 1
+                self.notes.append(note)
+
+    def _finish(self) -> None:
+        for kind, sentence in LOSSES.items():
+            if n := self.counts[kind]:
+                where = f" (first: {self._first[kind]})" if kind in self._first else ""
+                self.notes.append(sentence.format(n=f"{n:,}") + where + ".")
+        if not self.counts["kept"]:
+            raise UserError(
+                f"No usable review in {', '.join(map(str, self.sources))}: "
+                + (" ".join(self.notes) or "no rows at all.")
+            )
+
+    # ------------------------------------------------------------ values
+
+    def _batch(self, columns: list[list[Any]]) -> pa.RecordBatch:
+        users, items, ratings, times, texts = columns
+        start = self.counts["rows"]
+        user, item = (pc.utf8_trim_whitespace(_strings(ids)) for ids in (users, items))
+        no_user, no_item = _blank(user), _blank(item)
+        rating, bad_ratings = _ratings(ratings)
+        time, bad_times = _times(times)
+        row = pa.array(np.arange(start, start + len(users)))
+        self.counts.update(
+            rows=len(users),
+            no_user=int(no_user.sum()),
+            no_item=int((no_item & ~no_user).sum()),
+            bad_rating=bad_ratings,
+            bad_time=bad_times,
+        )
+        batch = pa.RecordBatch.from_arrays(
+            [user.fill_null(""), item.fill_null(""), rating, time, _strings(texts).fill_null(""), row], schema=SCHEMA
+        )
+        gone = no_user | no_item
+        if gone.any():
+            batch = batch.filter(pa.array(~gone))
+        self.counts["kept"] += len(batch)
+        return batch
+
+    def _synthetic(self) -> Iterator[pa.RecordBatch]:
+        from symcere.data.synthetic import Synthetic
+
+        settings: dict[str, Any] = {key: int(value) for key, value in self.columns.items()}
+        for batch in Synthetic(**settings).batches():
+            self.counts.update(rows=len(batch), kept=len(batch))
+            yield batch
+
+
+def carrier(member: opening.Member, lost: jsonl.Lost) -> Iterator[list[dict[str, Any]]] | None:
+    """Blocks of records of a member, by its first bytes; None when it is nothing that carries records.
+
+    Raises:
+        UserError: Parquet inside an archive, which cannot be read as a stream.
+    """
+    head = member.stream.peek(1 << 16)
+    if head.startswith(b"PAR1"):
+        if member.path is None:
+            raise UserError(f"{member.name} is Parquet inside an archive. Unpack the archive, and give its files.")
+        return table.parquet(member.path)
+    if b"\0" in head[:4096]:
+        return None
+    if lara.recognises(head):
+        return lara.records(member, lost)
+    first = head.lstrip()[:1]
+    if first in (b"{", b"["):
+        blocks = jsonl.records(member.stream, lost)
+        if re.match(rb'\s*\{\s*"(Reviews|HotelInfo)"\s*:', head):
+            return lara.from_json(blocks)
+        return blocks
+    if table.delimiter(head):
+        return table.delimited(member.stream, lost)
+    return None
+
+
+def _looked_ahead(
+    blocks: Iterator[list[dict[str, Any]]],
+) -> tuple[Iterator[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """The blocks again, and the first records of them."""
+    seen: list[list[dict[str, Any]]] = []
+    sample: list[dict[str, Any]] = []
+    for block in blocks:
+        seen.append(block)
+        sample += block[: SAMPLE - len(sample)]
+        if sample:
+            break
+    return itertools.chain(seen, blocks), sample
+
+
+def _listed(names: Sequence[str], most: int = 30) -> str:
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _strings(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
+        return pa.array([_string(value) for value in values], pa.string())
+
+
+def _string(value: Any) -> str | None:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # lone surrogates
+    if isinstance(value, float):
+        return None if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return " ".join(value)
+    return None if value is None or isinstance(value, (dict, list)) else str(value)
+
+
+def _blank(ids: pa.Array) -> np.ndarray:
+    return pc.fill_null(pc.equal(pc.binary_length(ids), 0), True).to_numpy(zero_copy_only=False)
+
+
+def _ratings(values: list[Any]) -> tuple[pa.Array, int]:
+    """Ratings as float32, NaN where there is none, and how many were there but no number."""
+    try:
+        ratings = pa.array(values, pa.float64()).to_numpy(zero_copy_only=False)
+        bad = 0
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        ratings = np.array([number(value) for value in values])
+        bad = sum(bool(np.isnan(r)) and not _absent(v) for r, v in zip(ratings, values, strict=True))
+    ratings = np.where(np.isfinite(ratings), ratings, np.nan)
+    return pa.array(ratings.astype(np.float32)), bad
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def number(value: Any) -> float:
+    """
+    >>> number("4.5"), number("Like")
+    (4.5, nan)
+    """
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _times(values: list[Any]) -> tuple[pa.Array, int]:
+    """Times as unix seconds, null where there is none, and how many were there but could not be read."""
+    try:
+        times = pa.array(values, pa.int64())
+        numbers = times.fill_null(0).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        read_ = [seconds(value) for value in values]
+        return pa.array(read_, pa.int64()), sum(
+            r is None and not _absent(v) for r, v in zip(read_, values, strict=True)
+        )
+    for _ in range(3):
+        numbers = np.where(np.abs(numbers) >= _MILLISECONDS, numbers // 1000, numbers)
+    return pa.array(numbers, mask=times.is_null().to_numpy(zero_copy_only=False)), 0
+
+
+_MILLISECONDS = 100_000_000_000
+"""A time from here on counts milliseconds or less: in seconds it would be the year 5138, in milliseconds it is 1973."""
+_MONTHS = {"jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6, "jul": 7, "aug": 8, "sep": 9, "oct": 10, "nov": 11, "dec": 12}  # fmt: skip  # noqa: E501
+_DATES = (
+    (re.compile(r"([A-Za-z]{3})[a-z]*\.? (\d{1,2})(?:st|nd|rd|th)?,? (\d{4})"), "mdy"),  # Dec 23, 2008
+    (re.compile(r"(\d{1,2}) ([A-Za-z]{3})[a-z]*\.?,? (\d{4})"), "dmy"),  # 23 December 2008
+    (re.compile(r"(\d{1,2}) (\d{1,2}), (\d{4})"), "mdy"),  # 02 28, 2014 (Amazon)
+    (re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})"), "mdy"),  # 2/28/2014
+    (re.compile(r"(\d{4})/(\d{1,2})/(\d{1,2})"), "ymd"),
+)
+
+
+def seconds(value: Any) -> int | None:
+    """Unix seconds of a number (seconds, or milli-, micro-, nanoseconds by its size), a date or a date's text; a
+    time without a zone is taken as UTC. None where there is none.
+
+    >>> seconds("Dec 23, 2008"), seconds("2008-12-23T00:00:00"), seconds(1229990400000)
+    (1229990400, 1229990400, 1229990400)
+    """
+    if isinstance(value, str):
+        return _text_seconds(value.strip())
+    if isinstance(value, datetime):
+        return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp())
+    if isinstance(value, date):
+        return int(datetime(value.year, value.month, value.day, tzinfo=UTC).timestamp())
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    whole = int(value)
+    for _ in range(3):
+        if abs(whole) >= _MILLISECONDS:
+            whole //= 1000
+    return whole if abs(whole) < _MILLISECONDS else None
+
+
+@lru_cache(maxsize=1 << 16)
+def _text_seconds(text: str) -> int | None:
+    try:
+        return seconds(float(text)) if not re.fullmatch(r"\d{8}", text) else seconds(datetime.fromisoformat(text))
+    except ValueError:
+        pass
+    try:
+        return seconds(datetime.fromisoformat(text))
+    except ValueError:
+        pass
+    for pattern, order in _DATES:
+        if match := pattern.fullmatch(text):
+            part = dict(zip(order, match.groups(), strict=True))
+            month = int(part["m"]) if part["m"].isdigit() else _MONTHS.get(part["m"].lower(), 0)
+            try:
+                return seconds(date(int(part["y"]), month, int(part["d"])))
+            except ValueError:
+                return None
+    return None
