@@ -5,9 +5,14 @@
 
 Â is symmetric and the map is linear, so backward is the same map on the gradient and nothing is saved for it.
 An isolated node has an empty row and column in Â: its hops are zero.
+
+A training step needs the mean at the nodes of its batch alone, and its gradient arrives there alone:
+:meth:`Graph.propagate_rows` does the last hop forward, and the first one backward, on the edges of these nodes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,6 +22,11 @@ from torch import Tensor, nn
 
 BLOCK = 64
 """Columns of one product on a CPU: rows of 256 bytes stay in cache where wider ones do not."""
+
+Noise = Callable[[Tensor], Tensor]
+"""What is added to a layer [n, c], from that layer; constant for the gradient.
+
+SimGCL's ``sign(x) · eps · normalise(u)`` (arXiv 2112.08679, eq. 8) is of this kind: its derivative is zero."""
 
 
 class Graph(nn.Module):
@@ -70,30 +80,33 @@ class Graph(nn.Module):
             self._weights[key] = (torch.repeat_interleave(scale, degrees) * scale[self.columns]).to(dtype)
         return self._weights[key]
 
-    # ------------------------------------------------------------ products
+    # ------------------------------------------------------------ differentiable, any number of times
 
     def hop(self, H: Tensor) -> Tensor:
-        """Â H for H [N, c]; differentiable any number of times."""
+        """Â H for H [N, c]."""
         return _Hop.apply(H, self)
 
-    def propagate(
-        self,
-        H: Tensor,
-        layers: int,
-        skip_input: bool = False,
-        noise: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
+    def propagate(self, H: Tensor, layers: int, skip_input: bool = False, noise: Noise | None = None) -> Tensor:
         """mean_{l=0..L} Â^l H, [N, c].
 
         Args:
             H: [N, c] features of users, then items.
             layers: L.
             skip_input: leave l = 0 out of the mean (SimGCL, XSimGCL).
-            noise: what is added to each layer l ≥ 1 before the next one, computed from that layer [N, c] and
-                constant for the gradient: SimGCL's ``sign(x) · eps · normalise(u)`` (arXiv 2112.08679, eq. 8), whose
-                derivative is zero.
+            noise: added to every layer l ≥ 1 before the next one.
         """
-        return _Propagate.apply(H, self, layers, skip_input, noise, 0)[0]
+        return _Mean.apply(H, _Plan(self, layers, skip_input), noise)[0]
+
+    def propagate_rows(
+        self, H: Tensor, rows: Tensor, layers: int, skip_input: bool = False, noise: Noise | None = None
+    ) -> Tensor:
+        """The rows ``rows`` of :meth:`propagate`, [len(rows), c], for less: value and gradient are the same.
+
+        Args:
+            rows: int64 [n] nodes, in any order, repeated or not.
+            noise: as in :meth:`propagate`; the last layer's is asked for the unique rows alone.
+        """
+        return self.propagate_keep(H, layers, 0, skip_input, noise, rows)[0]
 
     def propagate_keep(
         self,
@@ -101,16 +114,34 @@ class Graph(nn.Module):
         layers: int,
         keep: int,
         skip_input: bool = False,
-        noise: Callable[[Tensor], Tensor] | None = None,
+        noise: Noise | None = None,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`propagate`, and layer ``keep`` (1 … L) beside it, as XSimGCL contrasts them (arXiv 2209.02544)."""
-        if not 1 <= keep <= layers:
+        """:meth:`propagate` (of all nodes, or of ``rows``) and layer ``keep`` beside it.
+
+        XSimGCL contrasts the two (arXiv 2209.02544). Without a layer to keep (0) the second one is None.
+        """
+        if not 0 <= keep <= layers:
             raise ValueError(f"layer {keep} is not one of 1 … {layers}")
-        return _Propagate.apply(H, self, layers, skip_input, noise, keep)
+        if rows is None:
+            return _Mean.apply(H, _Plan(self, layers, skip_input, keep), noise)
+        if H.device.type != "cpu":  # one kernel over all edges is quicker there than looking for some of them
+            both = _Mean.apply(H, _Plan(self, layers, skip_input, keep), noise)
+            return tuple(t if t is None else t.index_select(0, rows) for t in both)  # type: ignore[return-value]
+        place = torch.zeros(self.num_nodes, dtype=torch.long)
+        place[rows] = 1
+        nodes = place.nonzero().squeeze(1)
+        both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, nodes), noise)
+        if len(nodes) == len(rows) and torch.equal(nodes, rows):
+            return both
+        place[nodes] = torch.arange(len(nodes))
+        return tuple(t if t is None else t.index_select(0, place[rows]) for t in both)  # type: ignore[return-value]
+
+    # ------------------------------------------------------------ without gradient
 
     @torch.no_grad()
     def hops(self, X: Tensor | np.ndarray, layers: int) -> list[Tensor]:
-        """[X, ÂX, …, Â^L X] of frozen features X [N, t], without gradient; no memory beyond the result."""
+        """[X, ÂX, …, Â^L X] of frozen features X [N, t]; no memory beyond the result."""
         hops = [torch.as_tensor(X)]
         for _ in range(layers):
             hops.append(self._product(hops[-1]))
@@ -133,61 +164,144 @@ class Graph(nn.Module):
         return graph
 
     def _product(self, H: Tensor) -> Tensor:
-        """Â H, outside autograd."""
+        """Â H."""
         return _csr_product(self.offsets, self.columns, self.weights(H.dtype), H)
+
+    def _rows_of(self, nodes: Tensor, dtype: torch.dtype) -> sp.csr_array:
+        """The rows ``nodes`` of Â, on the CPU. SciPy cuts and transposes in one pass, index arithmetic in many."""
+        entries = (self.weights(dtype).numpy(), self.columns.numpy(), self.offsets.numpy())
+        return sp.csr_array(entries, shape=(self.num_nodes, self.num_nodes))[nodes.numpy()]
 
 
 def _csr_product(offsets: Tensor, columns: Tensor, weights: Tensor, H: Tensor) -> Tensor:
-    """A sparse matrix in CSR form times H [n, c]."""
+    """A sparse matrix in CSR form times H [m, c]."""
     if H.device.type != "cpu":
         matrix = torch.sparse_csr_tensor(offsets, columns, weights, (len(offsets) - 1, len(H)), check_invariants=False)
         return matrix @ H
+
+    def product(H: Tensor) -> Tensor:
+        return F.embedding_bag(columns, H, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+    if H.shape[1] <= BLOCK:
+        return product(H)
     out = H.new_empty(len(offsets) - 1, H.shape[1])
     for start in range(0, H.shape[1], BLOCK):
-        block = slice(start, start + BLOCK)
-        out[:, block] = F.embedding_bag(
-            columns, H[:, block].contiguous(), offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
-        )
+        out[:, start : start + BLOCK] = product(H[:, start : start + BLOCK])
     return out
+
+
+def _scipy_product(matrix: sp.csr_array | sp.csc_array, H: Tensor) -> Tensor:
+    """A CSR matrix, or the transpose of a CSC matrix, times H."""
+    offsets, columns, weights = (torch.from_numpy(a) for a in (matrix.indptr, matrix.indices, matrix.data))
+    return _csr_product(offsets, columns, weights, H)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A linear map of node features: the mean over layers and one layer, of all nodes or of some."""
+
+    graph: Graph
+    layers: int
+    skip_input: bool = False
+    keep: int = 0
+    nodes: Tensor | None = None  # int64, ascending, unique
+
+    def __post_init__(self):
+        if self.skip_input and self.layers == 0:
+            raise ValueError("nothing is left of the mean over layers: layers is 0 and skip_input is set")
+
+    @property
+    def terms(self) -> int:
+        return self.layers + (not self.skip_input)
 
 
 class _Hop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, H, graph):
+    def forward(ctx: Any, H: Tensor, graph: Graph) -> Tensor:
         ctx.graph = graph
         return graph._product(H)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         return ctx.graph.hop(gradient), None
 
 
-class _Propagate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, H, graph, layers, skip_input, noise, keep):
-        if skip_input and layers == 0:
-            raise ValueError("nothing is left of the mean over layers: layers is 0 and skip_input is set")
-        ctx.graph, ctx.layers, ctx.skip_input, ctx.keep = graph, layers, skip_input, keep
-        layer, total, kept = H, None if skip_input else H.clone(), None
-        for number in range(1, layers + 1):
-            layer = graph._product(layer)
-            if noise is not None:
-                layer += noise(layer)
-            if number == keep:
-                kept = layer
-            total = layer.clone() if total is None else total.add_(layer)
-        return total.div_(layers + (not skip_input)), kept
+class _Mean(torch.autograd.Function):
+    """H [N, c] → the plan's mean [n, c] and kept layer [n, c]."""
 
     @staticmethod
-    def backward(ctx, mean, kept):
-        # Horner's rule on Σ_l Âˡ g_l, g_l the gradient that reaches layer l directly.
-        mean = mean / (ctx.layers + (not ctx.skip_input))
-        gradient = None
-        for number in range(ctx.layers, -1, -1):
-            if gradient is not None:
-                gradient = ctx.graph.hop(gradient)
-            if number > 0 or not ctx.skip_input:
-                gradient = mean if gradient is None else gradient + mean
-            if kept is not None and number == ctx.keep > 0:
-                gradient = gradient + kept
-        return gradient, None, None, None, None, None
+    def forward(ctx: Any, H: Tensor, plan: _Plan, noise: Noise | None) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
+        nodes = plan.nodes
+        cut = None if nodes is None or plan.layers == 0 else plan.graph._rows_of(nodes, H.dtype)
+        ctx.plan, ctx.cut = plan, cut
+        layer = H
+        total: Tensor | None = None
+        kept: Tensor | None = None
+        for number in range(plan.layers + 1):
+            if number:
+                last = number == plan.layers and cut is not None
+                layer = _scipy_product(cut, layer) if last else plan.graph._product(layer)
+                if noise is not None:
+                    layer += noise(layer)
+            here = layer if nodes is None or len(layer) == len(nodes) else layer.index_select(0, nodes)
+            if number == plan.keep > 0:
+                kept = here
+            if total is not None:
+                total += here
+            elif number or not plan.skip_input:
+                total = here.clone() if here is layer or here is kept else here
+        assert total is not None
+        return total.div_(plan.terms), kept
+
+    @staticmethod
+    def backward(ctx: Any, mean: Tensor | None, kept: Tensor | None) -> Any:
+        if mean is None and kept is None:
+            return None, None, None
+        return _Adjoint.apply(mean, kept, ctx.plan, ctx.cut), None, None
+
+
+class _Adjoint(torch.autograd.Function):
+    """The transpose of :class:`_Mean`: gradients of mean and kept layer [n, c] → gradient of H [N, c].
+
+    Horner's rule on Σ_l Âˡ g_l, where g_l reaches layer l from outside, at the plan's nodes alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, mean: Tensor | None, kept: Tensor | None, plan: _Plan, cut: sp.csr_array | None
+    ) -> Tensor | None:
+        ctx.plan = plan
+        nodes, graph, last = plan.nodes, plan.graph, plan.layers
+        mean = None if mean is None else mean / plan.terms
+
+        def outside(number: int) -> Tensor | None:
+            of_mean = None if number == 0 and plan.skip_input else mean
+            if kept is None or number != plan.keep:
+                return of_mean
+            return kept if of_mean is None else of_mean + kept
+
+        def plus(gradient: Tensor | None, here: Tensor | None) -> Tensor | None:
+            if here is None:
+                return gradient
+            if nodes is None:
+                return here if gradient is None else gradient.add_(here)
+            if gradient is None:
+                gradient = here.new_zeros(graph.num_nodes, here.shape[1])
+            return gradient.index_add_(0, nodes, here)
+
+        gradient: Tensor | None = None
+        here = outside(last)
+        if cut is None:
+            gradient = plus(gradient, here)
+        for number in range(last - 1, -1, -1):
+            if number == last - 1 and cut is not None:
+                gradient = None if here is None else _scipy_product(cut.tocsc(), here)
+            elif gradient is not None:
+                gradient = graph._product(gradient)
+            gradient = plus(gradient, outside(number))
+        return gradient
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return (*_Mean.apply(gradient, ctx.plan, None), None, None)
