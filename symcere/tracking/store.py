@@ -1,0 +1,132 @@
+"""Where runs are stored, and a quiet client for it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from symcere.errors import UserError
+from symcere.home import home
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_USERINFO = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
+_SECRET = re.compile(
+    r"([?&;][^=&;\s]*(?:token|key|secret|passw|signature|credential|\bsig)[^=&;\s]*=)[^&;\s]+", re.IGNORECASE
+)
+
+
+def mask(text: str) -> str:
+    """``text`` with the credentials in its URIs replaced by ``***``.
+
+    >>> mask("postgresql://ann:hunter2@db/mlflow?sslkey=abc")
+    'postgresql://***@db/mlflow?sslkey=***'
+    """
+    return _SECRET.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, else the SQLite file of the home. Absolute, so that another process can use it."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def client(uri: str | None = None) -> MlflowClient:
+    """A client of the store at ``uri``, by default :func:`tracking_uri`; a store that does not exist is made.
+
+    Raises:
+        UserError: the store cannot be reached, read or written, or is of a kind that MLflow no longer takes.
+    """
+    return _client(uri or tracking_uri())
+
+
+@functools.cache
+def _client(uri: str) -> MlflowClient:
+    _hush()
+    try:
+        _probe(uri)
+        from mlflow import MlflowClient
+        from mlflow.entities import ViewType
+
+        with _alone(uri):
+            found = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            found.search_experiments(view_type=ViewType.ALL, max_results=1)  # opens it, and makes its tables
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"Cannot use the MLflow store {mask(uri)}: {mask(reason[0])} Set MLFLOW_TRACKING_URI to a server that "
+            "answers or to sqlite:////absolute/path.db, or unset it to use the home's own store."
+        ) from error
+    return found
+
+
+def _probe(uri: str) -> None:
+    """Fails at once on what MLflow would try for minutes (a lost server) or not make (a missing folder)."""
+    address = urlsplit(uri)
+    if address.scheme in ("http", "https"):
+        try:
+            urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=10).close()
+        except urllib.error.HTTPError:
+            pass  # somebody answers; what it thinks of us shows in the first real request
+        except OSError as error:
+            raise ConnectionError(f"nobody answers ({getattr(error, 'reason', error)}).") from None
+    elif address.scheme == "sqlite":
+        _database(uri).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time makes the tables of an SQLite file: MLflow lets them all try, and all but one fail."""
+    if urlsplit(uri).scheme != "sqlite" or sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    path = _database(uri)
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _hush() -> None:
+    """MLflow keeps to itself: no telemetry, no notes on database migrations, no links on stdout."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for name in ("mlflow", "alembic", "alembic.runtime.migration"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def experiment_id(store: MlflowClient, name: str, uri: str) -> str:
+    """The id of the experiment ``name``, made if need be; several processes may ask at once."""
+    from mlflow.exceptions import MlflowException
+
+    found = store.get_experiment_by_name(name)
+    if found is None:
+        # A server decides itself where artifacts go; a database alone would put them in the current directory.
+        local = urlsplit(uri).scheme not in ("http", "https", "databricks", "databricks-uc")
+        place = (home() / "artifacts").as_uri() if local else None
+        try:
+            return store.create_experiment(name, artifact_location=place)
+        except MlflowException:
+            found = store.get_experiment_by_name(name)  # another process was faster
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        store.restore_experiment(found.experiment_id)
+    return found.experiment_id

@@ -1,0 +1,39 @@
+"""A store that cannot be used says so at once, and no secret gets out."""
+
+import pytest
+
+from symcere import tracking
+from symcere.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://ann:hunter2@db:5432/mlflow", "postgresql://***@db:5432/mlflow"),
+        ("postgresql+psycopg2://ann@db/mlflow", "postgresql+psycopg2://***@db/mlflow"),
+        ("https://host/x?access_token=abc&y=1", "https://host/x?access_token=***&y=1"),
+        ("https://b/x?X-Amz-Signature=9f&X-Amz-Date=2", "https://b/x?X-Amz-Signature=***&X-Amz-Date=2"),
+        ("https://b/x?sv=1&sig=9f", "https://b/x?sv=1&sig=***"),
+        ("from s3://k:s@b/x to gs://u:p@c/y", "from s3://***@b/x to gs://***@c/y"),
+        ("sqlite:////home/ann/mlflow.db", "sqlite:////home/ann/mlflow.db"),
+        ("mail ann@example.org, design=flat", "mail ann@example.org, design=flat"),
+    ],
+)
+def test_mask(text, shown):
+    assert tracking.mask(text) == shown
+
+
+def test_a_server_that_does_not_answer_is_named_at_once():
+    with pytest.raises(UserError, match=r"http://\*\*\*@127\.0\.0\.1:9.*nobody answers.*MLFLOW_TRACKING_URI"):
+        tracking.client("http://ann:secret@127.0.0.1:9")
+
+
+def test_a_broken_database_is_named(tmp_path):
+    (tmp_path / "mlflow.db").write_text("this is no database, though it is long enough to look like one" * 100)
+    with pytest.raises(UserError, match=r"Cannot use the MLflow store sqlite:///.*mlflow\.db"):
+        tracking.client(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_a_kind_that_mlflow_dropped_is_named(tmp_path):
+    with pytest.raises(UserError, match="Cannot use the MLflow store"):
+        tracking.client(f"nonsense://{tmp_path}")
