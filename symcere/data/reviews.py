@@ -7,7 +7,6 @@
 What a file holds is recognised in the file; a format that was stated only settles what the file leaves open.
 """
 
-import itertools
 import math
 import re
 from collections import Counter
@@ -21,8 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from symcere.config.fields import build
 from symcere.data import opening
-from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic, jsonl, lara, table
+from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic
+from symcere.data.readers.carrier import carrier, looked_ahead
 from symcere.errors import UserError, nearest
 
 SCHEMA = pa.schema(
@@ -40,8 +41,6 @@ ROWS = 1 << 16
 """Rows of a batch, about."""
 CHARACTERS = 32 << 20
 """A batch with more text than this has fewer rows."""
-SAMPLE = 1000
-"""Records whose keys decide what a file holds."""
 
 LOSSES = {
     "bad_json": "{n} lines that are no JSON object were dropped",
@@ -167,7 +166,7 @@ class Reviews:
         carried = carrier(member, self._lost(member.name))
         if carried is None:
             return None, iter(()), []
-        blocks, sample = _looked_ahead(carried)
+        blocks, sample = looked_ahead(carried)
         keys = list(dict.fromkeys(key for record in sample for key in record))
         if not keys:
             if several:
@@ -221,8 +220,8 @@ class Reviews:
             return UserError(f"{source} is a spreadsheet. Save it as CSV (UTF-8), and give that file.")
         return UserError(
             f"No reviews were recognised in {source} ({_listed(skipped, 3) or 'no file in it'}). It must hold "
-            "JSON lines, a table with a header line (CSV, TSV), Parquet or LARA's text form, plain, compressed or archived. "
-            f"Known formats: {', '.join(FORMATS)}."
+            "JSON lines, a table with a header line (CSV, TSV), Parquet or LARA's text form, plain, compressed or "
+            f"archived. Known formats: {', '.join(FORMATS)}."
         )
 
     # ------------------------------------------------------------ what is said
@@ -288,50 +287,9 @@ class Reviews:
     def _synthetic(self) -> Iterator[pa.RecordBatch]:
         from symcere.data.synthetic import Synthetic
 
-        settings: dict[str, Any] = {key: int(value) for key, value in self.columns.items()}
-        for batch in Synthetic(**settings).batches():
+        for batch in build(Synthetic, self.columns, "columns").batches():
             self.counts.update(rows=len(batch), kept=len(batch))
             yield batch
-
-
-def carrier(member: opening.Member, lost: jsonl.Lost) -> Iterator[list[dict[str, Any]]] | None:
-    """Blocks of records of a member, by its first bytes; None when it is nothing that carries records.
-
-    Raises:
-        UserError: Parquet inside an archive, which cannot be read as a stream.
-    """
-    head = member.stream.peek(1 << 16)
-    if head.startswith(b"PAR1"):
-        if member.path is None:
-            raise UserError(f"{member.name} is Parquet inside an archive. Unpack the archive, and give its files.")
-        return table.parquet(member.path)
-    if b"\0" in head[:4096]:
-        return None
-    if lara.recognises(head):
-        return lara.records(member, lost)
-    first = head.lstrip()[:1]
-    if first in (b"{", b"["):
-        blocks = jsonl.records(member.stream, lost)
-        if re.match(rb'\s*\{\s*"(Reviews|HotelInfo)"\s*:', head):
-            return lara.from_json(blocks)
-        return blocks
-    if table.delimiter(head):
-        return table.delimited(member.stream, lost)
-    return None
-
-
-def _looked_ahead(
-    blocks: Iterator[list[dict[str, Any]]],
-) -> tuple[Iterator[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """The blocks again, and the first records of them."""
-    seen: list[list[dict[str, Any]]] = []
-    sample: list[dict[str, Any]] = []
-    for block in blocks:
-        seen.append(block)
-        sample += block[: SAMPLE - len(sample)]
-        if sample:
-            break
-    return itertools.chain(seen, blocks), sample
 
 
 def _listed(names: Sequence[str], most: int = 30) -> str:

@@ -20,15 +20,15 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 def layout(keys: Collection[str]) -> Layout:
     """The layout that common names suggest; a role for which there is none stays empty."""
-    plain = {}
+    first: dict[str, str] = {}
     for key in keys:
-        plain.setdefault(_plain(key), key)
+        first.setdefault(plain(key), key)
     found = {
-        role: next((plain[_plain(name)] for name in names if _plain(name) in plain), "")
-        for role, names in NAMES.items()
+        role: next((first[plain(name)] for name in names if plain(name) in first), "") for role, names in NAMES.items()
     }
     return Layout(name="generic", signature=frozenset(), **found)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A column's name without case and separators."""
     return re.sub(r"[\W_]+", "", name).lower()

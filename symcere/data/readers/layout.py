@@ -26,7 +26,7 @@ class Layout:
 
     def named(self, columns: Mapping[str, str]) -> "Layout":
         """This layout with some of its keys replaced: ``{"text": "summary"}``."""
-        return replace(self, **columns)
+        return replace(self, **columns)  # type: ignore[arg-type]
 
     def pick(self, records: list[dict[str, Any]]) -> list[list[Any]]:
         """One list for each of :data:`ROLES`, in the order of the records; None where a record has no such key."""

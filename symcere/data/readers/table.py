@@ -29,10 +29,10 @@ def delimited(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     ``truncated`` when the data end inside it. A blank field is None.
     """
     between = delimiter(stream.peek(1 << 16))
-    quoting = csv.QUOTE_MINIMAL if between != "\t" or _quotes(stream.peek(1 << 16)) else csv.QUOTE_NONE
+    quotes = between != "\t" or _quotes(stream.peek(1 << 16))
     csv.field_size_limit(LONGEST_FIELD)
     lines = _Lines(stream, lost)
-    rows = csv.reader(lines, delimiter=between, quoting=quoting)
+    rows = csv.reader(lines, delimiter=between, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
     header = [name.strip() for name in next(rows, [])]
     block: list[dict[str, Any]] = []
     while True:
@@ -48,7 +48,7 @@ def delimited(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
             continue
         if not row:
             continue
-        cut = lines.ended and ((quoting == csv.QUOTE_MINIMAL and lines.quotes % 2) or stream.faults)
+        cut = lines.ended and ((quotes and lines.quotes % 2) or stream.faults)
         if len(row) != len(header) or cut:
             lost("truncated" if cut or lines.ended else "bad_row", before + 1)
             continue
