@@ -1,0 +1,29 @@
+"""The losses: pure functions of vectors, each a :class:`Term`, and who is compared with whom."""
+
+from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
+from symcere.objective.contrastive import contrastive, known_logits, pair_logits
+from symcere.objective.history import History, Known, locate
+from symcere.objective.logsumexp import combine_logsumexp, masked_logsumexp
+from symcere.objective.pairwise import alignment, bpr, uniformity
+from symcere.objective.temperature import Temperature
+from symcere.objective.term import Term
+
+__all__ = [
+    "Candidates",
+    "History",
+    "InBatch",
+    "Known",
+    "Negatives",
+    "Sampled",
+    "Temperature",
+    "Term",
+    "alignment",
+    "bpr",
+    "combine_logsumexp",
+    "contrastive",
+    "known_logits",
+    "locate",
+    "masked_logsumexp",
+    "pair_logits",
+    "uniformity",
+]

@@ -1,0 +1,135 @@
+"""Which items (or users) a loss compares with, and how likely each was to be among them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from symcere.objective.history import History
+
+
+class Candidates(NamedTuple):
+    """Distinct nodes, shared by all anchors of a batch."""
+
+    ids: Tensor
+    """int64 [C]."""
+    log_inclusion: Tensor
+    """float32 [C], log π: π is the probability that the draw holds the node. Used by the log-π correction alone."""
+
+
+class InBatch:
+    """The distinct nodes of a batch of interactions.
+
+    Args:
+        counts: int64 [N], training interactions of each node.
+        batch_size: interactions of a batch (over all workers), drawn without replacement from the training set.
+    """
+
+    def __init__(self, counts: Tensor, batch_size: int):
+        # A node of m interactions is missing from B of E with probability Π_{j<m} (E − B − j) / (E − j).
+        total, most = int(counts.sum()), int(counts.max()) if len(counts) else 0
+        j = torch.arange(most, dtype=torch.float64, device=counts.device)
+        missing = ((total - batch_size - j).clamp_min(0) / (total - j)).log().cumsum(0)
+        table = torch.cat([missing.new_tensor([-torch.inf]), (-missing.expm1()).log()])
+        self.log_inclusion = table[counts].float()
+
+    def draw(self, nodes: Tensor) -> Candidates:
+        """The candidates of a batch whose interactions have these nodes, int64 [B]."""
+        ids = nodes.unique()
+        return Candidates(ids, self.log_inclusion[ids])
+
+
+class Sampled:
+    """n distinct nodes at a time, uniformly or in proportion to a weight, with known inclusion probabilities.
+
+    Systematic sampling over a random order (Madow 1949): π adds up to n along a random permutation of the nodes, and
+    every node over which a grid of step 1 with a random start falls is drawn. So exactly n are drawn, none twice, and
+    node c with probability exactly ``π_c = min(1, n · w_c / Σ w)``, where the nodes with π = 1 are certain and the rest
+    share what they leave. Equal weights make it simple random sampling, π = n/N; n ≥ N draws all nodes, in order.
+
+    Args:
+        n: how many.
+        weights: [N], all positive: popularity, or ones. A node without training interactions should weigh 1.
+    """
+
+    def __init__(self, n: int, weights: Tensor):
+        if not bool((weights > 0).all()):
+            raise ValueError("Every weight must be positive: a node that is never drawn has no inclusion probability.")
+        self.num_nodes, self.n = len(weights), min(n, len(weights))
+        inclusion = torch.ones(len(weights), dtype=torch.float64, device=weights.device)
+        order = weights.argsort(descending=True, stable=True)
+        heavy = weights[order].double()
+        # With the k heaviest certain, the next one has π = (n − k) · w / (weight left): certain as well if that is ≥ 1.
+        left = heavy.flip(0).cumsum(0).flip(0)
+        k = torch.arange(len(weights), device=weights.device)
+        certain = int(((self.n - k) * heavy < left * (1 - 1e-9)).int().argmax()) if self.n < len(weights) else self.n
+        self.certain, self.rest = order[:certain], order[certain:]
+        if len(self.rest):
+            inclusion[self.rest] = (self.n - certain) * heavy[certain:] / left[certain]
+        self.inclusion = inclusion
+        self.log_inclusion = inclusion.log().float()
+
+    def draw(self, generator: torch.Generator | None = None) -> Candidates:
+        """One draw. Workers that are to share their candidates seed their generators alike.
+
+        Args:
+            generator: on the device of the weights.
+        """
+        device = self.inclusion.device
+        if self.n == self.num_nodes:
+            ids = torch.arange(self.n, device=device)
+        else:
+            size = self.n - len(self.certain)
+            order = self.rest[torch.randperm(len(self.rest), generator=generator, device=device)]
+            upto = self.inclusion[order].cumsum(0)
+            start = torch.rand((), dtype=torch.float64, generator=generator, device=device)
+            grid = start + torch.arange(size, dtype=torch.float64, device=device)
+            at = torch.searchsorted(upto, grid, right=True).clamp_max(len(order) - 1)
+            ids = torch.cat([self.certain, order[at]])
+        return Candidates(ids, self.log_inclusion[ids])
+
+
+class Negatives:
+    """Items that a user has no training interaction with, drawn independently, uniformly or in proportion to a weight.
+
+    Exact and without rejection: the weight of the items unknown to a user is cut into units, one unit is drawn, and
+    the item that holds it is found by adding back what the known items before it weigh.
+
+    Args:
+        history: training interactions from the users' side.
+        weights: int64 [I], positive (popularity); None for uniform.
+    """
+
+    def __init__(self, history: History, weights: Tensor | None = None):
+        device = history.crow.device
+        if weights is None:
+            weights = torch.ones(history.num_others, dtype=torch.int64, device=device)
+        self.crow = history.crow
+        self.item_end = weights.cumsum(0)  # item i holds the units [item_end[i] - weights[i], item_end[i])
+        self.stride = int(self.item_end[-1]) + 1 if len(weights) else 1
+        # known[k]: weight of the stored entries before entry k of the history
+        self.known = torch.cat([weights.new_zeros(1), weights[history.col].cumsum(0)])
+        user = torch.arange(history.num_nodes, device=device).repeat_interleave(history.degree)
+        before = (self.item_end - weights)[history.col] - (self.known[:-1] - self.known[history.crow[user]])
+        self.keys = user * self.stride + before  # ascending: unknown weight before each known item, user by user
+
+    def draw(self, users: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` negatives of each user.
+
+        Args:
+            users: int64 [K].
+            n: how many each; two may be the same.
+            generator: on the device of the history.
+
+        Returns:
+            int64 [K, n]; −1 for a user who knows every item: leave those out.
+        """
+        begin = self.crow[users][:, None]
+        known_all = self.known[self.crow[users + 1]][:, None] - self.known[begin]
+        unknown = self.stride - 1 - known_all
+        unit = torch.randint(1 << 62, (len(users), n), generator=generator, device=users.device)
+        unit = unit % unknown.clamp_min(1)  # the bias of the remainder is below 1e-9 for any catalogue that fits
+        passed = torch.searchsorted(self.keys, users[:, None] * self.stride + unit, right=True)
+        unit = unit + self.known[passed] - self.known[begin]
+        items = torch.searchsorted(self.item_end, unit, right=True)
+        return items.masked_fill_(unknown == 0, -1)
