@@ -210,7 +210,9 @@ class ClosedForm:
     shrink: float = setting(100.0, "shrinkage of the cosine (itemknn)", low=0)
     neighbours: int = setting(400, "k, neighbours of an item (itemknn); 0 for all (rp3beta)", low=0)
     alpha: float = setting(0.4, "exponent of the transition probabilities (rp3beta)")
-    beta: float = setting(-0.2, "exponent of item popularity that divides the score (rp3beta); negative favours popular")
+    beta: float = setting(
+        -0.2, "exponent of item popularity that divides the score (rp3beta); negative favours popular"
+    )
 
 
 # ---------------------------------------------------------------- the whole
