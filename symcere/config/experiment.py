@@ -184,8 +184,8 @@ class Objective:
 class Train:
     lr: float = setting(1e-3, "learning rate of Adam", above=0)
     batch_size: int = setting(2048, "interactions a step, over all workers", low=1)
-    epochs: int = setting(200, "passes over the training interactions at most", low=0)
-    patience: int = setting(10, "evaluations without a better validation NDCG@10 before stopping", low=1)
+    epochs: int = setting(1000, "passes over the training interactions at most", low=0)
+    patience: int = setting(25, "evaluations without a better validation NDCG@10 before stopping", low=1)
     eval_every: int = setting(1, "epochs between evaluations", low=1)
     seed: int = setting(0, "seed of initial weights and of the order of batches", low=0)
     precision: Literal["fp32", "bf16", "fp64"] = setting(

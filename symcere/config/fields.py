@@ -20,7 +20,9 @@ from symcere.errors import UserError, nearest
 T = TypeVar("T")
 
 
-def setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None, above: float | None = None):
+def setting(
+    default: Any, doc: str, *, low: float | None = None, high: float | None = None, above: float | None = None
+) -> Any:
     """A field with its meaning (unit included) and its range.
 
     Args:

@@ -1,0 +1,31 @@
+"""Named methods: each a few settings laid over the default experiment."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from symcere.config.experiment import Experiment
+from symcere.config.fields import build, merge, read_yaml
+from symcere.errors import UserError, nearest
+
+DEFAULT = "symcere"
+
+
+@functools.cache
+def baselines() -> dict[str, dict[str, Any]]:
+    """Settings of every method by name; ``about`` is one line on it."""
+    return read_yaml(Path(__file__).with_name("baselines.yaml"))
+
+
+def baseline(name: str, *layers: Mapping[str, Any]) -> Experiment:
+    """The experiment of a named method, with ``layers`` of (dotted) settings laid over it.
+
+    Raises:
+        UserError: unknown name, or settings that do not fit.
+    """
+    known = baselines()
+    if name not in known:
+        raise UserError(f"Unknown baseline '{name}'. {nearest(name, known)} `symcere baselines` lists them.")
+    settings = {k: v for k, v in known[name].items() if k != "about"}
+    return build(Experiment, merge(settings, *layers))

@@ -1,0 +1,80 @@
+"""One file that holds a run: what it was asked, how far it came, its best weights and its last state.
+
+Nothing in it depends on the number of workers, and it is read without executing pickled code. Random numbers
+are keyed by (seed, epoch, step), so an epoch number is all the sampler's and generators' state there is.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symcere.config import Experiment
+from symcere.config.fields import build
+from symcere.errors import UserError
+from symcere.home import writing
+
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """State after an epoch.
+
+    Attributes:
+        corpus: name and fingerprint of the corpus it was trained on.
+        epoch: epochs done.
+        history: one mapping of figures for each epoch.
+        best: weights of the epoch with the best validation NDCG@10; what is evaluated and served.
+        last, optimiser: weights and optimiser state after ``epoch``, to go on from; empty for a closed form.
+    """
+
+    experiment: Experiment
+    corpus: dict[str, str]
+    epoch: int = 0
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    last: dict[str, Tensor] = field(default_factory=dict)
+    optimiser: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+
+    def save(self, path: Path) -> None:
+        """Write to a temporary name, flush, rename: a kill leaves the checkpoint before."""
+        tree = {f: getattr(self, f) for f in self.__dataclass_fields__ if f != "experiment"}
+        tree |= {"format": FORMAT, "experiment": self.experiment.to_dict()}
+        with writing(path) as temporary:
+            torch.save(tree, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read a checkpoint, tensors on the CPU.
+
+        Raises:
+            UserError: missing, damaged, or of another format version.
+        """
+        if not path.is_file():
+            raise UserError(f"There is no checkpoint at {path}. `symcere ls` lists the runs that are stored.")
+        try:
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+            version = tree.pop("format")
+        except Exception as error:
+            raise UserError(
+                f"{path} is no checkpoint of symcere, or is damaged ({type(error).__name__}). Train the run again."
+            ) from error
+        if version != FORMAT:
+            raise UserError(
+                f"{path} has checkpoint format {version}; this version of symcere reads {FORMAT}. "
+                "Use the version that wrote it, or train again."
+            )
+        return cls(experiment=build(Experiment, tree.pop("experiment")), **tree)
+
+    def check_corpus(self, name: str, fingerprint: str) -> None:
+        """Refuse another corpus than the one that was trained on."""
+        if fingerprint != self.corpus["fingerprint"]:
+            raise UserError(
+                f"The run was trained on corpus '{self.corpus['name']}' ({self.corpus['fingerprint'][:12]}), but "
+                f"'{name}' is now {fingerprint[:12]}. Prepare the corpus as it was, or train again."
+            )

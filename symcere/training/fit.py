@@ -1,0 +1,266 @@
+"""The one training loop. A notebook, a test, a Tune trial and a Ray Train worker all call :func:`fit`."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from symcere.config import Experiment
+from symcere.data.corpus import Corpus
+from symcere.errors import UserError
+from symcere.evaluation import Evaluator
+from symcere.model.closed_form import closed_form
+from symcere.model.propagation import Graph
+from symcere.model.recommender import Recommender, text_input
+from symcere.model.scorer import Scorer
+from symcere.objective.total import Batch, TotalLoss
+from symcere.text import Embeddings, profiles
+from symcere.training.checkpoint import Checkpoint
+
+SELECTED = 10
+"""Model selection is by validation NDCG at this cut-off."""
+CHECKPOINT_EVERY = 10.0
+"""Seconds between checkpoints at most; what a kill can lose is done again, with the same numbers."""
+
+
+@dataclass
+class Epoch:
+    """Figures of one epoch, for the callback.
+
+    Attributes:
+        losses: mean over the epoch's steps of the total and of every weighted term.
+        metrics: validation metrics, empty in an epoch without evaluation.
+        best: whether this is the best epoch so far.
+    """
+
+    number: int
+    losses: dict[str, float]
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: bool = False
+    seconds: float = 0.0
+
+    def flat(self) -> dict[str, float]:
+        """``{"loss": …, "loss_ranking": …, "val_ndcg_at_10": …, "epoch_seconds": …}``."""
+        losses = {("loss" if name == "total" else f"loss_{name}"): value for name, value in self.losses.items()}
+        return losses | {f"val_{k}": v for k, v in self.metrics.items()} | {"epoch_seconds": self.seconds}
+
+
+@dataclass
+class Fitted:
+    """What :func:`fit` returns: the best epoch's model and how it came about."""
+
+    scorer: Scorer
+    checkpoint: Checkpoint
+    model: Recommender | None = None
+
+
+def fit(
+    corpus: Corpus,
+    embeddings: Embeddings | None,
+    experiment: Experiment,
+    *,
+    device: torch.device | str | None = None,
+    on_epoch: Callable[[Epoch], bool | None] | None = None,
+    path: Path | None = None,
+    resume: bool = False,
+) -> Fitted:
+    """Train what ``experiment`` describes and return the epoch with the best validation NDCG@10.
+
+    Test interactions are never read. On a CPU with a fixed number of threads the same arguments give the same bits;
+    on CUDA with ``train.deterministic``.
+
+    Args:
+        embeddings: of the training reviews; may be None where ``experiment.needs_text`` is False.
+        on_epoch: called after every epoch; training ends early where it returns True.
+        path: where the checkpoint is kept while training; None keeps it in memory.
+        resume: go on from the checkpoint at ``path``, with the numbers of an uninterrupted run.
+
+    Raises:
+        UserError: no embeddings though text takes part, a loss that is not finite (names step and term; the last
+            good checkpoint stays), a checkpoint of another corpus.
+    """
+    where = {"name": corpus.name, "fingerprint": corpus.fingerprint}
+    if experiment.closed_form.kind != "none":
+        scorer = closed_form(experiment.closed_form, corpus.train)
+        state = Checkpoint(experiment, where, best=scorer.state(), finished=True)
+        if path is not None:
+            state.save(path)
+        return Fitted(scorer, state)
+
+    run = _Run(corpus, embeddings, experiment, torch.device(device or _default_device()))
+    if resume and path is not None:
+        state = Checkpoint.load(path)
+        state.check_corpus(corpus.name, corpus.fingerprint)
+        run.restore(state)
+    else:
+        state = Checkpoint(experiment, where)
+    train, saved = experiment.train, time.monotonic()
+    validate = Evaluator(corpus, "val", ks=(SELECTED,))
+    best = max((e.get(f"val_ndcg_at_{SELECTED}", -1.0) for e in state.history), default=-1.0)
+    bad_rounds = _rounds_without_gain(state, train.eval_every)
+
+    with _deterministic(train.deterministic):
+        while state.epoch < train.epochs and not state.finished:
+            number = state.epoch + 1
+            start = time.perf_counter()
+            epoch = Epoch(number, run.train_epoch(number))
+            if number % train.eval_every == 0 or number == train.epochs:
+                epoch.metrics = validate(run.model.scorer()).metrics
+                value = epoch.metrics[f"ndcg_at_{SELECTED}"]
+                epoch.best = value > best
+                bad_rounds = 0 if epoch.best else bad_rounds + 1
+            epoch.seconds = time.perf_counter() - start
+            state.epoch = number
+            state.history.append({"epoch": number, **epoch.flat()})
+            if epoch.best:
+                best, state.best_epoch, state.best = value, number, run.weights()
+            stop = on_epoch(epoch) if on_epoch is not None else None
+            state.finished = bool(stop) or bad_rounds >= train.patience or number == train.epochs
+            if path is not None and (state.finished or time.monotonic() - saved >= CHECKPOINT_EVERY):
+                run.snapshot(state)
+                state.save(path)
+                saved = time.monotonic()
+    if not state.best:  # epochs: 0, or the first evaluation never came
+        state.best = run.weights()
+    if path is not None and not path.exists():
+        run.snapshot(state)
+        state.save(path)
+    run.model.load_state_dict(state.best)
+    return Fitted(run.model.scorer(experiment.evaluate.popularity_weight), state, run.model)
+
+
+def restore(corpus: Corpus, embeddings: Embeddings | None, state: Checkpoint) -> Fitted:
+    """The best model of a checkpoint, ready to score; see :func:`fit` for the arguments."""
+    state.check_corpus(corpus.name, corpus.fingerprint)
+    experiment = state.experiment
+    if experiment.closed_form.kind != "none":
+        return Fitted(closed_form(experiment.closed_form, corpus.train, state.best), state)
+    model = build(corpus, embeddings, experiment)
+    model.load_state_dict(state.best)
+    return Fitted(model.scorer(experiment.evaluate.popularity_weight), state, model)
+
+
+def build(corpus: Corpus, embeddings: Embeddings | None, experiment: Experiment) -> Recommender:
+    """The untrained model, its initial weights decided by ``train.seed`` alone."""
+    graph, text, has_text = Graph(corpus.train), None, None
+    if experiment.needs_text:
+        if embeddings is None:
+            raise UserError(
+                "This experiment uses review texts: run `symcere embed` first, or set model.features to id."
+            )
+        x, has_text = profiles(corpus, embeddings, experiment.model.user_profile)
+        text = text_input(experiment.model, graph, x, has_text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.train.seed)
+        model = Recommender(experiment.model, graph, corpus.item_popularity, text, has_text)
+    return model.double() if experiment.train.precision == "fp64" else model
+
+
+class _Run:
+    """Everything that changes during a run, on the device."""
+
+    def __init__(self, corpus: Corpus, embeddings: Embeddings | None, experiment: Experiment, device: torch.device):
+        self.experiment, self.device = experiment, device
+        self.model = build(corpus, embeddings, experiment).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(experiment.train.seed + 1)
+            self.loss = TotalLoss(experiment, self.model, corpus.train, device).to(device)
+        if experiment.train.precision == "fp64":
+            self.loss.double()
+        parameters = [p for m in (self.model, self.loss) for p in m.parameters()]
+        self.optimiser = torch.optim.Adam(parameters, lr=experiment.train.lr, fused=True)
+        users = np.repeat(np.arange(corpus.num_users), np.diff(corpus.train.indptr))
+        self.users = torch.from_numpy(users).to(device)
+        self.items = torch.from_numpy(np.array(corpus.train.indices, dtype=np.int64)).to(device)
+        self.step = self._step
+        if experiment.train.compile:
+            self.step = torch.compile(self._step)
+
+    def train_epoch(self, number: int) -> dict[str, float]:
+        """One pass over the training interactions; the mean of every term over its steps."""
+        train = self.experiment.train
+        order = torch.randperm(
+            len(self.users), generator=generator(self.device, train.seed, number), device=self.device
+        )
+        self.loss.begin_epoch(self.model, generator(self.device, train.seed, number, 0))
+        sums: dict[str, Tensor] = {}
+        first_bad: dict[str, Tensor] = {}
+        steps = 0
+        for steps, edges in enumerate(order.split(train.batch_size), start=1):
+            terms = self.step(edges, generator(self.device, train.seed, number, steps))
+            for name, value in terms.items():
+                # Whether a term is finite is kept on the device: asking at every step would wait for the GPU.
+                bad = torch.where(value.isfinite(), torch.inf, float(steps))
+                sums[name] = sums[name] + value if name in sums else value
+                first_bad[name] = torch.minimum(first_bad[name], bad) if name in first_bad else bad
+        for name, bad in first_bad.items():
+            if bad.isfinite():
+                raise UserError(
+                    f"The loss is not finite: term '{name}', epoch {number}, step {int(bad)}. Lower train.lr "
+                    f"({train.lr}) or raise the term's temperature; the last good checkpoint is kept."
+                )
+        return {name: float(value) / steps for name, value in sums.items()}
+
+    def _step(self, edges: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+        batch = Batch(self.users[edges], self.items[edges], edges)
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.experiment.train.precision == "bf16"):
+            terms = self.loss(self.model, batch, random)
+        total = torch.stack(list(terms.values())).sum()
+        total.backward()
+        self.optimiser.step()
+        return {"total": total.detach()} | {name: value.detach() for name, value in terms.items()}
+
+    # ------------------------------------------------------------ state
+
+    def weights(self) -> dict[str, Tensor]:
+        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+
+    def snapshot(self, state: Checkpoint) -> None:
+        state.last = self.weights() | {f"loss.{k}": v.cpu().clone() for k, v in self.loss.state_dict().items()}
+        state.optimiser = self.optimiser.state_dict()
+
+    def restore(self, state: Checkpoint) -> None:
+        if state.epoch == 0:
+            return
+        inside = {k: v for k, v in state.last.items() if not k.startswith("loss.")}
+        self.model.load_state_dict(inside)
+        self.loss.load_state_dict({k[5:]: v for k, v in state.last.items() if k.startswith("loss.")})
+        self.optimiser.load_state_dict(state.optimiser)
+
+
+def generator(device: torch.device, *key: int) -> torch.Generator:
+    """Random numbers decided by ``key`` alone: (seed, epoch) or (seed, epoch, step)."""
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def _rounds_without_gain(state: Checkpoint, eval_every: int) -> int:
+    rounds = [e["epoch"] for e in state.history if f"val_ndcg_at_{SELECTED}" in e]
+    return sum(number > state.best_epoch for number in rounds)
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class _deterministic:  # noqa: N801  a context manager, read as a verb
+    """Algorithms that repeat to the bit, where asked for."""
+
+    def __init__(self, on: bool):
+        self.on = on
+
+    def __enter__(self):
+        self.before = torch.are_deterministic_algorithms_enabled()
+        if self.on:
+            torch.use_deterministic_algorithms(True)
+
+    def __exit__(self, *_):
+        torch.use_deterministic_algorithms(self.before)
+
+
+__all__ = ["Epoch", "Fitted", "build", "fit", "generator", "restore"]
