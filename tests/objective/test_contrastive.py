@@ -10,31 +10,41 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symcere.objective import History, Known, Term, contrastive, known_logits, locate, pair_logits
+from symcere.objective import (
+    History,
+    Known,
+    Term,
+    combine_logsumexp,
+    contrastive,
+    known_logits,
+    locate,
+    masked_logsumexp,
+    pair_logits,
+)
 
 KINDS = ["sincere", "infonce", "supcon"]
 REDUCTIONS = ["pair", "anchor", "history"]
 
 # Computed once from the definitions by slow loops; the single-view ones agree with the public SINCERE code.
-VALUES = """
-V1 sincere anchor 7.371134720087
-V1 sincere pair 8.424147952937
-V1 supcon anchor 7.374099409118
-V1 supcon pair 8.427536168972
-V1 infonce anchor 7.533026785684
-V2 sincere batch pair 1.764587099368 2.434386600713 2.099486850040
-V2 sincere batch anchor 1.692113788982 2.470857664682 2.081485726832
-V2 infonce batch pair 2.061766521605 2.651719106712 2.356742814159
-V2 infonce batch anchor 1.960310029441 2.655972656136 2.308141342789
-V2 sincere batch history 1.572476369467 2.502865898977 2.037671134222
-V2 supcon batch history 1.759039330245 2.698061971437 2.228550650841
-V2 sincere all pair 2.633581465454 2.593835181163 2.613708323309
-V2 sincere all anchor 2.600862711785 2.639934023043 2.620398367414
-V2 infonce all pair 2.780253850001 2.965320824669 2.872787337335
-V2 infonce all anchor 2.725514025200 2.937170485762 2.831342255481
-V2 sincere all history 2.570743864897 2.400437732164 2.485590798531
-V2 supcon all history 2.711537916711 2.657674833113 2.684606374912
-""".split("\n")[1:-1]
+VALUES = [
+    "V1 sincere anchor 7.371134720087",
+    "V1 sincere pair 8.424147952937",
+    "V1 supcon anchor 7.374099409118",
+    "V1 supcon pair 8.427536168972",
+    "V1 infonce anchor 7.533026785684",
+    "V2 sincere batch pair 1.764587099368 2.434386600713 2.099486850040",
+    "V2 sincere batch anchor 1.692113788982 2.470857664682 2.081485726832",
+    "V2 infonce batch pair 2.061766521605 2.651719106712 2.356742814159",
+    "V2 infonce batch anchor 1.960310029441 2.655972656136 2.308141342789",
+    "V2 sincere batch history 1.572476369467 2.502865898977 2.037671134222",
+    "V2 supcon batch history 1.759039330245 2.698061971437 2.228550650841",
+    "V2 sincere all pair 2.633581465454 2.593835181163 2.613708323309",
+    "V2 sincere all anchor 2.600862711785 2.639934023043 2.620398367414",
+    "V2 infonce all pair 2.780253850001 2.965320824669 2.872787337335",
+    "V2 infonce all anchor 2.725514025200 2.937170485762 2.831342255481",
+    "V2 sincere all history 2.570743864897 2.400437732164 2.485590798531",
+    "V2 supcon all history 2.711537916711 2.657674833113 2.684606374912",
+]
 
 HISTORY = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 3), (2, 2), (2, 4), (3, 0), (3, 5), (4, 3), (5, 2), (5, 6)]
 BATCH = [(0, 0), (0, 2), (1, 3), (2, 2), (3, 5), (4, 3)]
@@ -88,9 +98,7 @@ def reference(
     def loss(a, p):
         below = []
         for c in candidates:
-            if kind == "supcon":
-                below.append(s(a, c) - math.log(pi.get(c, 1.0)))
-            elif c != p and not (kind == "sincere" and (a, c) in known):
+            if kind == "supcon" or (c != p and not (kind == "sincere" and (a, c) in known)):
                 below.append(s(a, c) - math.log(pi.get(c, 1.0)))
         if kind != "supcon":
             below.append(s(a, p))
@@ -116,8 +124,6 @@ def test_fixed_values(line):
         reduction, expected = rest[0], float(rest[1])
         e = rows(lambda i, j: math.sin(0.5 + 1.3 * i + 0.7 * j * (i + 1)), 8, 5)
         labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
-        # Each anchor's candidates are the others: a block of 8 for each anchor would do, but so does leaving itself out
-        # as if it were known. Then the numerators are given as pairs.
         same = (labels[:, None] == labels) & ~torch.eye(8, dtype=torch.bool)
         anchor_of, positive = same.nonzero().T
         if kind == "infonce":
@@ -125,7 +131,7 @@ def test_fixed_values(line):
             anchor_of, positive = anchor_of[first], positive[first]
         total = torch.zeros((), dtype=torch.float64)
         count = 0.0
-        for a in range(8):  # candidates without the anchor itself
+        for a in range(8):  # one by one, since the anchor itself is none of its candidates
             others = torch.tensor([c for c in range(8) if c != a])
             mine = positive[anchor_of == a]
             at = locate(mine, others, 8)
@@ -166,20 +172,20 @@ def problems(draw):
     """A random history, a batch of it, candidates, and vectors."""
     seed = draw(st.integers(0, 2**16))
     g = np.random.default_rng(seed)
-    U, I, d = draw(st.integers(1, 7)), draw(st.integers(1, 9)), draw(st.integers(1, 5))
-    dense = g.random((U, I)) < draw(st.sampled_from([0.1, 0.5, 1.0]))
-    dense[g.integers(U), g.integers(I)] = True
+    U, N, d = draw(st.integers(1, 7)), draw(st.integers(1, 9)), draw(st.integers(1, 5))
+    dense = g.random((U, N)) < draw(st.sampled_from([0.1, 0.5, 1.0]))
+    dense[g.integers(U), g.integers(N)] = True
     pairs = [(int(a), int(b)) for a, b in zip(*dense.nonzero(), strict=True)]
     batch = [pairs[k] for k in g.permutation(len(pairs))[: draw(st.integers(1, 6))]]
     candidates = draw(st.sampled_from(["batch", "all", "sampled"]))
     if candidates == "batch":
         ids = sorted({b for _, b in batch})
     elif candidates == "all":
-        ids = list(range(I))
+        ids = list(range(N))
     else:
-        ids = sorted(g.permutation(I)[: draw(st.integers(1, I))].tolist())
-    zu, zi = (torch.from_numpy(g.normal(size=(n, d))) for n in (U, I))
-    bias = torch.from_numpy(g.normal(size=I)) if draw(st.booleans()) else None
+        ids = sorted(g.permutation(N)[: draw(st.integers(1, N))].tolist())
+    zu, zi = (torch.from_numpy(g.normal(size=(n, d))) for n in (U, N))
+    bias = torch.from_numpy(g.normal(size=N)) if draw(st.booleans()) else None
     inclusion = g.uniform(0.05, 1, len(ids)) if draw(st.booleans()) else None
     return zu, zi, pairs, batch, ids, bias, inclusion, draw(st.sampled_from([None, 1, 2, 3]))
 
@@ -213,10 +219,18 @@ def test_equals_slow_loop(problem, kind, reduction, tau):
     term.value.backward()
     assert all(x.grad.isfinite().all() for x in leaves)
     single = one_side(  # float32 follows
-        zu.float(), zi.float(), by_user, u, i, candidates=torch.tensor(ids), kind=kind, reduction=reduction, scale=1 / tau,
+        zu.float(),
+        zi.float(),
+        by_user,
+        u,
+        i,
+        candidates=torch.tensor(ids),
+        kind=kind,
+        reduction=reduction,
+        scale=1 / tau,
         bias=None if bias is None else bias.float(),
         log_inclusion=None if inclusion is None else torch.from_numpy(np.log(inclusion)).float(),
-    )  # fmt: skip
+    )
     assert single.sum.dtype == torch.float32
     assert single.sum.item() == pytest.approx(total, abs=1e-3, rel=1e-3)
 
@@ -224,12 +238,12 @@ def test_equals_slow_loop(problem, kind, reduction, tau):
 @pytest.fixture
 def example():
     g = torch.Generator().manual_seed(3)
-    U, I, d = 30, 40, 6
-    dense = torch.rand(U, I, generator=g) < 0.2
+    U, N, d = 30, 40, 6
+    dense = torch.rand(U, N, generator=g) < 0.2
     pairs = [tuple(p) for p in dense.nonzero().tolist()]
-    zu, zi = (F.normalize(torch.randn(n, d, generator=g, dtype=torch.float64), dim=1) for n in (U, I))
+    zu, zi = (F.normalize(torch.randn(n, d, generator=g, dtype=torch.float64), dim=1) for n in (U, N))
     batch = torch.tensor(pairs)[torch.randperm(len(pairs), generator=g)[:64]]
-    return zu, zi, *history_of(pairs, (U, I)), batch[:, 0], batch[:, 1]
+    return zu, zi, *history_of(pairs, (U, N)), batch[:, 0], batch[:, 1]
 
 
 def gradients(term, *leaves):
@@ -281,12 +295,13 @@ def test_sincere_never_pushes_positives_apart_and_supcon_does():
 @given(problems(), st.sampled_from(REDUCTIONS))
 def test_sincere_gradient_on_positives_is_never_positive(problem, reduction):
     zu, _, pairs, batch, ids, *_ = problem
-    I = max(max(i for _, i in pairs), max(ids)) + 1
-    by_user, _ = history_of(pairs, (len(zu), I))
-    logits = torch.randn(len(zu), I, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    N = max(max(i for _, i in pairs), max(ids)) + 1
+    by_user, _ = history_of(pairs, (len(zu), N))
+    logits = torch.randn(len(zu), N, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    logits.requires_grad_()
     u, i = torch.tensor(batch).T
     term = one_side(
-        logits, torch.eye(I, dtype=torch.float64), by_user, u, i, candidates=torch.tensor(ids), kind="sincere",
+        logits, torch.eye(N, dtype=torch.float64), by_user, u, i, candidates=torch.tensor(ids), kind="sincere",
         reduction=reduction,
     )  # fmt: skip
     (slope,) = gradients(term, logits)
@@ -355,8 +370,8 @@ def test_finite_at_low_temperature(example, kind, reduction, dtype):
     zu, zi, by_user, _, u, i = example
     leaves = [x.to(dtype).requires_grad_() for x in (zu, zi)]
     term = one_side(*leaves, by_user, u, i, kind=kind, reduction=reduction, scale=100.0, candidates="batch")
-    want, _ = reference(zu, zi, _pairs(by_user), list(zip(u.tolist(), i.tolist(), strict=True)), sorted(set(i.tolist())),
-                        0.01, kind, reduction)  # fmt: skip
+    batch, ids = list(zip(u.tolist(), i.tolist(), strict=True)), i.unique().tolist()
+    want, _ = reference(zu, zi, _pairs(by_user), batch, ids, 0.01, kind, reduction)
     assert term.sum.item() == pytest.approx(want, rel=1e-5)
     assert all(x.isfinite().all() for x in gradients(term, *leaves))
 
@@ -406,8 +421,6 @@ def test_anchor_without_a_positive_is_not_counted(example, kind):
 @pytest.mark.parametrize("kind", ["sincere", "infonce"])
 def test_shards_of_the_candidates_combine(example, kind):
     """Each worker sums over its own candidates; the combination is the whole, in value and gradient."""
-    from symcere.objective import combine_logsumexp, masked_logsumexp
-
     zu, zi, by_user, _, u, i = example
     zu, zi = zu.clone().requires_grad_(), zi.clone().requires_grad_()
     ids, anchor_of = u.unique(return_inverse=True)

@@ -1,0 +1,160 @@
+"""The chunked masked log-sum-exp against the plain form, forward and backward."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symcere.objective import Known, combine_logsumexp, logsumexp, masked_logsumexp
+
+
+def plain(anchors, candidates, scale, bias, mask):
+    logits = scale * anchors @ candidates.T
+    if bias is not None:
+        logits = logits + bias
+    empty = mask.all(1)
+    total = logits.masked_fill(mask & ~empty[:, None], -torch.inf).logsumexp(1)
+    return total.masked_fill(empty, -torch.inf)
+
+
+def problem(A, C, d, share, bias, seed, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    leaves = [torch.randn(n, d, generator=g, dtype=dtype).requires_grad_() for n in (A, C)]
+    leaves.append(torch.tensor(3.0, dtype=dtype, requires_grad=True))
+    if bias:
+        leaves.append(torch.randn(C, generator=g, dtype=dtype).requires_grad_())
+    mask = torch.rand(A, C, generator=g) < share
+    if A > 1:
+        mask[A // 2] = True  # an anchor without a negative
+    return leaves, mask, torch.randn(A, generator=g, dtype=dtype)
+
+
+def check(leaves, mask, weight, chunk):
+    """Equal to 1e-10 in value and in every gradient, and no NaN from rows in which nothing is left."""
+    a, c, scale, *rest = leaves
+    bias = rest[0] if rest else None
+    row, col = mask.nonzero().T
+    got = masked_logsumexp(a, c, scale, bias, Known(row, col), chunk)
+    want = plain(a, c, scale, bias, mask)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    finite = want > -torch.inf
+    slopes = [
+        torch.autograd.grad((torch.where(finite, x, 0) * weight).sum(), leaves, allow_unused=True) for x in (got, want)
+    ]
+    for x, y in zip(*slopes, strict=True):
+        torch.testing.assert_close(x, torch.zeros_like(x) if y is None else y, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 12, 13, 99, None])
+@pytest.mark.parametrize("bias", [False, True])
+def test_equals_plain_form_with_uneven_last_chunk(chunk, bias):
+    check(*problem(13, 17, 5, 0.3, bias, seed=0), chunk)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), st.sampled_from([0.0, 0.2, 0.9, 1.0]), st.booleans(),
+    st.integers(0, 999), st.sampled_from([None, 1, 2, 5]),
+)  # fmt: skip
+def test_equals_plain_form_for_any_shape(A, C, d, share, bias, seed, chunk):
+    check(*problem(A, C, d, share, bias, seed), chunk)
+
+
+def test_large_problems_are_computed_again_in_chunks(monkeypatch):
+    """Beyond its budget the default form must not keep the exponentials; the values stay."""
+    leaves, mask, weight = problem(150, 40, 5, 0.3, True, seed=1)
+    monkeypatch.setattr(logsumexp, "KEEP_BYTES", 0)
+    monkeypatch.setitem(logsumexp.CHUNK_BYTES, "cpu", 0)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        masked_logsumexp(*leaves[:2], leaves[2], leaves[3])
+    assert max(saved) < 150 * 40
+    check(leaves, mask, weight, None)
+
+
+def test_backward_twice_gives_the_same():
+    leaves, _, _ = problem(9, 11, 4, 0.0, True, seed=2)
+    total = masked_logsumexp(*leaves).sum()
+    first = torch.autograd.grad(total, leaves, retain_graph=True)
+    for x, y in zip(first, torch.autograd.grad(total, leaves), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    leaves, _, _ = problem(9, 11, 4, 0.0, True, seed=2)
+    for k in range(4):
+        alone = [x.detach() for x in leaves]
+        alone[k].requires_grad_()
+        want = torch.autograd.grad(masked_logsumexp(*leaves).sum(), leaves[k])[0]
+        torch.testing.assert_close(torch.autograd.grad(masked_logsumexp(*alone).sum(), alone[k])[0], want)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_do_not_overflow(dtype):
+    """exp(100) is inf in half precision; the log-sum-exp at τ = 0.01 is not."""
+    x = torch.eye(4, dtype=dtype).requires_grad_()
+    total = masked_logsumexp(x, x, 100.0)
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total, torch.full((4,), 100.0))
+    (slope,) = torch.autograd.grad(total.sum(), x)
+    assert slope.dtype == dtype
+    assert slope.isfinite().all()
+
+
+def test_logits_of_any_size():
+    z = torch.tensor([[1e4], [-1e4]], requires_grad=True)
+    total = masked_logsumexp(z, torch.tensor([[1.0], [0.5]]))
+    torch.testing.assert_close(total, torch.tensor([1e4, -5e3]))
+    assert torch.autograd.grad(total.sum(), z)[0].isfinite().all()
+
+
+def test_no_anchors_and_no_candidates():
+    z, none = torch.randn(3, 2, requires_grad=True), torch.empty(0, 2, requires_grad=True)
+    nobody = torch.empty(0, dtype=torch.int64)
+    total = masked_logsumexp(z, none, 2.0, torch.empty(0), Known(nobody, nobody))
+    assert (total == -torch.inf).all()
+    for slope in torch.autograd.grad(total.sum(), (z, none)):
+        assert not slope.any()
+    for chunk in (None, 2):
+        assert masked_logsumexp(none, z, 2.0, None, Known(nobody, nobody), chunk).shape == (0,)
+        (slope,) = torch.autograd.grad(masked_logsumexp(none, z, chunk=chunk).sum(), z)
+        assert not slope.any()
+
+
+def test_shards_combine_to_the_whole():
+    leaves, mask, weight = problem(13, 17, 5, 0.3, True, seed=4)
+    a, c, scale, bias = leaves
+    parts = []
+    for cut in (slice(0, 6), slice(6, 7), slice(7, 17)):
+        row, col = mask[:, cut].nonzero().T
+        parts.append(masked_logsumexp(a, c[cut], scale, bias[cut], Known(row, col), chunk=4))
+    got, want = combine_logsumexp(torch.stack(parts)), plain(a, c, scale, bias, mask)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    finite = want > -torch.inf
+    assert not finite.all()
+    slopes = [torch.autograd.grad((torch.where(finite, x, 0) * weight).sum(), leaves) for x in (got, want)]
+    for x, y in zip(*slopes, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
+
+
+MEMORY = """
+    import resource, torch
+    from symcere.objective import masked_logsumexp
+    torch.set_num_threads(1)
+    anchors, candidates = (torch.randn(8192, 16).requires_grad_() for _ in range(2))
+    masked_logsumexp(anchors[:64], candidates[:64]).sum().backward()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    masked_logsumexp(anchors, candidates, 0.1).sum().backward()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux counts it")
+def test_memory_is_far_below_one_logit_matrix():
+    """8,192 × 8,192 float32 logits are 256 MiB; the plain form holds several."""
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(MEMORY)], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 64
