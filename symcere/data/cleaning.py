@@ -29,7 +29,7 @@ _SCRIPT_CALL = re.compile(r"\bshowReview\(\s*\d+\s*,\s*'\w*'\s*\)\s*;?")
 _SPACES = re.compile(f"[{_SPACE}]+")
 
 _MARKUP = r"[&<]|showReview\("
-_UNTIDY = f"[{_ODD_SPACE}]|  |^ | $"
+_UNTIDY = f"[&<{_ODD_SPACE}]|  |^ | $|showReview\\("
 _RUNS = f"[{_RE2_SPACE}]{{2,}}|[{_ODD_SPACE}]"
 
 
@@ -56,17 +56,17 @@ def _without_markup(text: str) -> str:
 def clean(texts: pa.Array) -> pa.Array:
     """:func:`clean_text` of every text of a string array ``[n]``.
 
-    One scan finds the texts that need anything; markup, which is rare, is handled in Python, white space by Arrow.
+    One scan finds the texts that need anything; of those, markup is handled in Python and white space by Arrow.
     """
-    if markup := pc.sum(mask := pc.match_substring_regex(texts, _MARKUP)).as_py():
-        changed = [_without_markup(text) for text in texts.filter(mask).to_pylist()]
-        # A lone surrogate ("&#xD800;") becomes U+FFFD in html.unescape already, so all of this is valid UTF-8.
-        assert len(changed) == markup
-        texts = pc.replace_with_mask(texts, mask, pa.array(changed, texts.type))
-    if pc.any(mask := pc.match_substring_regex(texts, _UNTIDY)).as_py():
-        tidy = pc.utf8_trim(pc.replace_substring_regex(texts.filter(mask), _RUNS, " "), " ")
-        texts = pc.replace_with_mask(texts, mask, tidy)
-    return texts
+    untidy = pc.match_substring_regex(texts, _UNTIDY)
+    if not pc.any(untidy).as_py():
+        return texts
+    some = texts.filter(untidy)
+    marked = pc.match_substring_regex(some, _MARKUP)
+    plain = [_without_markup(text) for text in some.filter(marked).to_pylist()]
+    some = pc.replace_with_mask(some, marked, pa.array(plain, some.type))
+    some = pc.utf8_trim(pc.replace_substring_regex(some, _RUNS, " "), " ")
+    return pc.replace_with_mask(texts, untidy, some)
 
 
 def count_words(cleaned: pa.Array) -> pa.Array:

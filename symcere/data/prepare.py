@@ -15,9 +15,8 @@ take the review with it.
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +27,7 @@ import pyarrow.compute as pc
 from symcere import config
 from symcere.config.fields import to_dict
 from symcere.data import kcore, splits
+from symcere.data.ahead import ahead
 from symcere.data.cleaning import PLACEHOLDERS, clean, count_words
 from symcere.data.corpus import NO_TIME, SPLITS, Corpus, Entries
 from symcere.errors import UserError
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 BUCKET_BYTES = 32 << 20
 """Raw text in one bucket of the last pass, and so its memory up to a small factor."""
+ROWS_OF_A_CHUNK = 1 << 13
+"""Texts in one record batch of the corpus, at most."""
 MOST_BUCKETS = 500
 """Open files at once; a corpus too large for it has larger buckets."""
 
@@ -56,7 +58,19 @@ def prepare(
     Raises:
         UserError: an unusable source, or filters that leave nothing; an older corpus at ``out`` is then untouched.
     """
-    raise NotImplementedError
+    from symcere.data.reviews import read
+    from symcere.data.titles import titles
+
+    def known(items: Collection[str]) -> Mapping[str, str]:
+        if card.format != "synthetic":
+            return titles(sources, items, card.items)
+        from symcere.data.synthetic import Synthetic
+
+        made = Synthetic.from_options(card.columns)
+        return dict(zip(made.item_ids.to_pylist(), made.item_titles.to_pylist(), strict=True))
+
+    reviews = read(sources, card.format, card.columns)
+    return assemble(reviews, data, out, name=data.dataset, titles=known, progress=progress)
 
 
 def assemble(
@@ -65,7 +79,7 @@ def assemble(
     out: Path,
     *,
     name: str,
-    titles: Mapping[str, str] | None = None,
+    titles: Callable[[Collection[str]], Mapping[str, str]] | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
     """The same from any stream of record batches of :data:`symcere.data.reviews.SCHEMA`.
@@ -73,7 +87,7 @@ def assemble(
     Args:
         batches: read once. Attributes that :class:`symcere.data.reviews.Reviews` has (``counts``, ``notes``,
             ``bytes_read``, ``bytes_total``) are used where present.
-        titles: item id → title; items that the corpus does not have are ignored.
+        titles: asked once for the items that are left, answers item id → title for those it knows.
 
     Raises:
         UserError: no review at all; a filter, the k-core or the split leaves nothing; the disk is full.
@@ -107,12 +121,20 @@ def assemble(
             name=name,
             user_ids=user_ids,
             item_ids=item_ids,
-            item_titles=pa.array([titles.get(i) for i in item_ids.to_pylist()], pa.string()) if titles else None,
+            item_titles=_titles(item_ids, titles),
             settings=to_dict(data),
             counts=counts,
             notes=notes,
             **entries,
         )
+
+
+def _titles(
+    item_ids: pa.StringArray, titles: Callable[[Collection[str]], Mapping[str, str]] | None
+) -> pa.StringArray | None:
+    ids = item_ids.to_pylist()
+    known = titles(set(ids)) if titles else {}
+    return pa.array([known.get(item) for item in ids], pa.string()) if known else None
 
 
 # ---------------------------------------------------------------- first pass: taking in
@@ -149,7 +171,7 @@ class _Intake:
         total = int(getattr(batches, "bytes_total", 0) or 0)
         rows = 0
         with pa.OSFile(str(self.spill), "wb") as sink, pa.ipc.new_stream(sink, schema) as file:
-            for batch in batches:
+            for batch in ahead(batches):
                 for column in ids:
                     ids[column].append(batch[column].dictionary_encode())  # lets go of the batch's own memory
                 text = batch["text"]
@@ -228,8 +250,8 @@ def _filter(reviews: _Intake, data: config.Data, counts: list[tuple[str, int]], 
         most = kcore.deepest(reviews.user[kept], reviews.item[kept])
         raise UserError(
             f"{name}: the {data.core}-core is empty: of {len(kept):,} distinct (user, item) pairs none is left when "
-            f"every user and item must keep at least {data.core}. The largest core that is not empty is the {most}-core: "
-            f"--data.core {most} or less. {_sentence(counts)}"
+            f"every user and item must keep at least {data.core}. The largest core that is not empty is the "
+            f"{most}-core: --data.core {most} or less. {_sentence(counts)}"
         )
     kept = left(f"{data.core}-core", kept[inside])
     return kept[np.argsort(pair[kept])]
@@ -335,13 +357,6 @@ def _sentence(counts: list[tuple[str, int]]) -> str:
 # ---------------------------------------------------------------- third pass: texts to their places
 
 
-@dataclass(frozen=True)
-class _Bucket:
-    file: Path
-    low: int
-    high: int
-
-
 class _Texts:
     """The kept texts in the order of ``kept``: an external sort by known places."""
 
@@ -352,10 +367,7 @@ class _Texts:
         # A bucket ends where its volume is reached, and where a split ends.
         key = size // volume * len(SPLITS) + part
         ends = np.flatnonzero(np.diff(key, append=-1)) + 1
-        self._buckets = [
-            (int(part[low]), _Bucket(folder / f"{number}.arrow", int(low), int(high)))
-            for number, (low, high) in enumerate(zip(np.insert(ends[:-1], 0, 0), ends, strict=True))
-        ]
+        self._buckets = [(int(owner), folder / f"{number}.arrow") for number, owner in enumerate(part[ends - 1])]
         self._distribute(kept, ends)
         reviews.spill.unlink()
 
@@ -366,8 +378,8 @@ class _Texts:
         row = 0
         with ExitStack() as stack:
             files = []
-            for _, bucket in self._buckets:
-                sink = stack.enter_context(pa.OSFile(str(bucket.file), "wb"))
+            for _, file in self._buckets:
+                sink = stack.enter_context(pa.OSFile(str(file), "wb"))
                 files.append(stack.enter_context(pa.ipc.new_stream(sink, schema)))
             source = stack.enter_context(pa.OSFile(str(self._reviews.spill), "rb"))
             for batch in pa.ipc.open_stream(source):
@@ -384,18 +396,23 @@ class _Texts:
                 self._tell("sorting", row, len(place))
 
     def of(self, part: int) -> Iterator[pa.Array]:
-        for owner, bucket in self._buckets:
+        """The texts of one part, cleaned, in order; can be had once."""
+        for texts in ahead(self._collected(part)):
+            yield texts
+            self._done += len(texts)
+            self._tell("writing", self._done, self._n)
+
+    def _collected(self, part: int) -> Iterator[pa.Array]:
+        for owner, file in self._buckets:
             if owner != part:
                 continue
-            with pa.OSFile(str(bucket.file), "rb") as source:
-                table = pa.ipc.open_stream(source).read_all()
+            with pa.OSFile(str(file), "rb") as source:
+                table = pa.ipc.open_stream(source).read_all().combine_chunks()
             order = np.argsort(table["place"].to_numpy())
-            for low in range(0, len(order), 1 << 14):
-                texts = table["text"].take(pa.array(order[low : low + (1 << 14)])).combine_chunks()
+            for low in range(0, len(order), ROWS_OF_A_CHUNK):
+                texts = table["text"].chunk(0).take(pa.array(order[low : low + ROWS_OF_A_CHUNK]))
                 yield texts if self._reviews.cleaned else clean(texts)
-            bucket.file.unlink()
-            self._done += bucket.high - bucket.low
-            self._tell("writing", self._done, self._n)
+            file.unlink()
 
 
 @contextmanager
@@ -410,8 +427,8 @@ def _scratch(out: Path) -> Iterator[Path]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
         raise UserError(
-            f"Cannot write to {out.parent}: {error.strerror or error}. Preparing needs about three times the "
-            "size of the uncompressed texts; free some space or set SYMCERE_HOME to another disk. Nothing half-written was kept."
+            f"Cannot write to {out.parent}: {error.strerror or error}. Preparing needs about three times the size of "
+            "the uncompressed texts; free some space or set SYMCERE_HOME to another disk. Nothing half-made was kept."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
