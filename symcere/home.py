@@ -7,6 +7,7 @@ home/
   mlflow.db, artifacts/  the MLflow store, unless MLFLOW_TRACKING_URI says otherwise
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -31,9 +32,9 @@ def writing(path: Path) -> Iterator[Path]:
         UserError: the disk is full or the place cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _remove(temporary)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
         yield temporary
         for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
             _flush(file)
@@ -41,18 +42,33 @@ def writing(path: Path) -> Iterator[Path]:
             aside = path.with_name(f".{path.name}.{os.getpid()}.old")
             _remove(aside)
             path.rename(aside)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except BaseException:  # Ctrl-C between the two
+                if not path.exists():
+                    aside.rename(path)
+                raise
             _remove(aside)
         else:
             temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
+        if not _about(error, path, temporary):
+            raise
         raise UserError(
             f"Cannot write {path}: {error.strerror or error}. Free some space or set SYMCERE_HOME to another disk; "
             "nothing half-written was kept."
         ) from error
     finally:
         _remove(temporary)
+
+
+def _about(error: OSError, path: Path, temporary: Path) -> bool:
+    """Whether an error came of writing ``path``, and not of reading something else meanwhile."""
+    if error.filename is None:  # a write to an open file says only what is wrong
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+    place = Path(os.fsdecode(error.filename))
+    return place == path or place in path.parents or place.is_relative_to(temporary)
 
 
 def _flush(path: Path) -> None:
@@ -66,5 +82,5 @@ def _flush(path: Path) -> None:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    elif os.path.lexists(path):
+        path.unlink()

@@ -200,6 +200,10 @@ class Evaluate:
     ks: tuple[int, ...] = setting((5, 10, 20, 50), "cut-offs of the metrics", low=1)
     popularity_weight: float = setting(1.0, "w of the popularity term in scoring; 0 removes it", low=0)
 
+    def __post_init__(self):
+        if not self.ks:
+            raise ValueError("evaluate.ks names no cut-off.")
+
 
 @dataclass(frozen=True)
 class ClosedForm:

@@ -7,6 +7,7 @@ is wrong. It knows nothing about what the settings mean.
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -57,12 +58,13 @@ def build(cls: type[T], tree: Mapping[str, Any] | None, where: str = "") -> T:
     if not isinstance(tree, Mapping):
         raise UserError(f"{where or cls.__name__} must be a mapping of settings, not {tree!r}.")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = _types(cls)  # type: ignore[arg-type]
     values = {}
     for key, value in tree.items():
         place = f"{where}.{key}" if where else str(key)
         if key not in fields:
             raise UserError(f"Unknown setting '{place}'. {nearest(str(key), fields)}")
-        values[key] = _value(_types(cls)[key], value, place, fields[key].metadata)
+        values[key] = _value(hints[key], value, place, fields[key].metadata)
     missing = [n for n, f in fields.items() if n not in values and _required(f)]
     if missing:
         raise UserError(f"{where or cls.__name__} lacks the required setting '{missing[0]}'.")
@@ -106,6 +108,7 @@ def _value(hint: Any, value: Any, place: str, metadata: Mapping[str, Any]) -> An
 
 
 def _scalar(hint: type, value: Any, place: str, metadata: Mapping[str, Any]) -> Any:
+    converted: Any
     try:
         if hint is bool:
             converted = {"true": True, "false": False}[str(value).lower()]
@@ -118,13 +121,13 @@ def _scalar(hint: type, value: Any, place: str, metadata: Mapping[str, Any]) -> 
             if isinstance(value, bool):
                 raise ValueError
             converted = float(value)  # YAML 1.1 reads 1e-3 as text
-            if converted != converted:
+            if not math.isfinite(converted):
                 raise ValueError
         else:
             if isinstance(value, (Mapping, list, tuple)) or value is None:
                 raise ValueError
             return str(value)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(hint, hint.__name__)
         raise UserError(f"'{place}' must be {kind}, not {value!r}.") from None
     low, high, above = (metadata.get(k) for k in ("low", "high", "above"))
@@ -169,8 +172,8 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def merge(base: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings laid over each other; a key may be dotted (``{"train.lr": 0.1}``). Later ones win."""
-    merged = {k: merge(v) if isinstance(v, Mapping) else v for k, v in base.items()}
-    for layer in layers:
+    merged: dict[str, Any] = {}
+    for layer in (base, *layers):
         for key, value in layer.items():
             head, _, rest = str(key).partition(".")
             if rest:
@@ -208,6 +211,21 @@ def leaves(cls: type, prefix: str = "") -> list[Leaf]:
     return found
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without silent losses: of a key that stands twice, PyYAML would keep the last value only."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -215,7 +233,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         UserError: the file is missing, unreadable, no YAML (with the line), or holds no mapping.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:

@@ -1,0 +1,336 @@
+"""The table of commands. Each ``run`` calls one step; :mod:`symcere.steps` is imported only then."""
+
+import argparse
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from symcere import console
+from symcere.cli.frame import Command, argument
+from symcere.errors import UserError
+
+DATASET = argument("dataset", metavar="DATASET", help="a card's name or path, or the name of a prepared corpus")
+DATASET_OR_CONFIG = argument(
+    "dataset", metavar="DATASET", nargs="?", help="a card's name or path, or a prepared corpus; else that of --config"
+)
+RUN = argument("run", metavar="RUN", help="a run's id, its unique name, or a checkpoint's path")
+EVERY_PART = ("data", "text", "model", "objective", "train", "evaluate", "closed_form")
+
+
+# ---------------------------------------------------------------- what arguments mean
+
+
+def _dataset(args: Namespace, in_config: str = "") -> str:
+    if args.dataset or in_config:
+        return args.dataset or in_config
+    raise UserError("Which data set? Give DATASET (`symcere datasets` lists them), or --config FILE that names one.")
+
+
+def _layers(args: Namespace, *parts: str) -> tuple[str, dict[str, Any]]:
+    """DATASET, and the settings of some parts: those of ``--config`` with the flags laid over them."""
+    from symcere.cli.settings import from_file
+
+    given, dataset = from_file(args.config, parts) if args.config else ({}, "")
+    return _dataset(args, dataset), given | args.settings
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    """``user=reviewer …`` as a mapping."""
+    found = {}
+    for word in words:
+        role, equals, column = word.partition("=")
+        if not (role and equals and column):
+            raise UserError(f"--column takes ROLE=COLUMN (user=reviewer), not '{word}'.")
+        found[role] = column
+    return found
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes numbers with commas between them, not '{text}'") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not '{text}'")
+    return int(text)
+
+
+def _ids(path: str | None) -> list[str] | None:
+    """The ids in a file, one on each line."""
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}. It should hold one item id on each line.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text. It should hold one item id on each line.") from None
+
+
+def _consent(given: bool) -> Any:
+    """Shows terms, and asks for consent where there is somebody to ask."""
+
+    def ask(terms: str) -> bool:
+        print(terms, file=sys.stderr)
+        if given or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return given
+        print("Fetch under these terms? [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    return ask
+
+
+# ---------------------------------------------------------------- data
+
+
+def datasets(args: Namespace) -> Any:
+    from symcere import steps
+
+    return steps.datasets()
+
+
+def fetch(args: Namespace) -> Any:
+    from symcere import steps
+
+    with console.progress("fetch") as progress:
+        return steps.fetch(args.dataset, args.folder, accept=_consent(args.accept), progress=progress)
+
+
+def prepare(args: Namespace) -> Any:
+    from symcere import steps
+
+    dataset, settings = _layers(args, "data")
+    with console.progress("prepare") as progress:
+        corpus = steps.prepare(
+            dataset,
+            args.source,
+            format=args.format,
+            columns=_pairs(args.column),
+            settings={name.removeprefix("data."): value for name, value in settings.items()},
+            name=args.name,
+            progress=progress,
+        )
+    return {
+        "corpus": corpus.name,
+        "users": corpus.num_users,
+        "items": corpus.num_items,
+        "training": corpus.train.nnz,
+        "validation": corpus.val.nnz,
+        "test": corpus.test.nnz,
+        "fingerprint": corpus.fingerprint,
+        "path": corpus.path,
+        "counts": [{"step": step, "reviews": count} for step, count in corpus.counts],
+    }
+
+
+def embed(args: Namespace) -> Any:
+    from symcere import steps
+
+    dataset, settings = _layers(args, "text")
+    with console.progress("embed") as progress:
+        made = steps.embed(dataset, settings, progress=progress)
+    return {
+        "reviews": made.reviews.shape[0],
+        "width": made.reviews.shape[1],
+        "encoders": dict(made.blocks),
+        "fingerprint": made.fingerprint,
+        "path": made.path,
+    }
+
+
+# ---------------------------------------------------------------- models
+
+
+def train(args: Namespace) -> Any:
+    from symcere import steps
+    from symcere.config import Experiment
+
+    dataset, settings = _layers(args, "data")
+    if args.config and args.baseline:
+        raise UserError("--config and --baseline each give a whole experiment: name one of them.")
+    with console.progress("train") as progress:
+        return steps.train(
+            dataset,
+            experiment=Experiment.load(args.config) if args.config else None,
+            settings=settings,
+            method=args.baseline,
+            name=args.name,
+            resume=args.resume,
+            progress=progress,
+            on_epoch=lambda epoch: _tell_epoch(progress, epoch),
+        )
+
+
+def _tell_epoch(progress: console.Progress, epoch: Any) -> None:
+    figures = {k: v for k, v in epoch.flat().items() if k in ("loss", "val_ndcg_at_10")}
+    progress("epochs", epoch.number, 0, ", ".join(f"{k} {console.cell(v)}" for k, v in figures.items()))
+
+
+def evaluate(args: Namespace) -> Any:
+    from symcere import steps
+
+    return steps.evaluate(
+        args.run, split=args.split, popularity_weights=args.popularity_weights, settings=args.settings
+    )
+
+
+def recommend(args: Namespace) -> Any:
+    from symcere import steps
+
+    return steps.recommend(
+        args.run,
+        args.user,
+        args.k,
+        candidates=_ids(args.candidates),
+        exclude=_ids(args.exclude),
+        popularity_weight=args.popularity_weight,
+        why=args.why,
+    )
+
+
+def export(args: Namespace) -> Any:
+    from symcere import steps
+
+    return steps.export(args.run, args.out, args.k)
+
+
+def baselines(args: Namespace) -> Any:
+    from symcere import steps
+
+    found = steps.baselines()
+    if isinstance(found, dict):  # settings by name; their `about` is what a list shows
+        return [{"baseline": name, "about": settings.get("about", "")} for name, settings in found.items()]
+    return found
+
+
+def demo(args: Namespace) -> Any:
+    from symcere import steps
+
+    with console.progress("demo") as progress:
+        return steps.demo(progress=progress)
+
+
+# ---------------------------------------------------------------- what is stored
+
+
+def ls(args: Namespace) -> Any:
+    from symcere import steps
+
+    return steps.ls()
+
+
+def rm(args: Namespace) -> Any:
+    from symcere import steps
+
+    return steps.rm(args.names, force=args.force)
+
+
+COMMANDS = (
+    Command("demo", "run the whole job on synthetic reviews with planted truth", demo),
+    Command("datasets", "list the data sets: platform, size if prepared, licence, how to get them", datasets),
+    Command(
+        "fetch",
+        "download a data set where its card has an open address; otherwise say how to get it",
+        fetch,
+        (
+            DATASET,
+            argument("--folder", type=Path, metavar="DIR", help="where to, instead of the card's own folder"),
+            argument("--accept", action="store_true", help="accept the terms, which are shown first, without asking"),
+        ),
+        example="symcere fetch google-local-hawaii",
+    ),
+    Command(
+        "prepare",
+        "review files -> cleaned, filtered and split corpus",
+        prepare,
+        (
+            DATASET_OR_CONFIG,
+            argument("--source", nargs="+", action="extend", default=[], metavar="FILE", help="review files, folders"),
+            argument("--format", default="", help="format of the files; recognised by content if not given"),
+            argument(
+                "--column", nargs="+", action="extend", default=[], metavar="ROLE=NAME", help="columns: user=reviewer …"
+            ),
+            argument("--name", default="", help="store the corpus under another name"),
+        ),
+        parts=("data",),
+        example="symcere prepare my-shop --source reviews.csv --column user=customer item=sku --data.core 3",
+    ),
+    Command(
+        "embed",
+        "review texts -> embeddings",
+        embed,
+        (DATASET_OR_CONFIG,),
+        parts=("text",),
+        example="symcere embed my-shop --text.encoders minilm,lsa",
+    ),
+    Command(
+        "train",
+        "corpus -> trained, evaluated, tracked model",
+        train,
+        (
+            DATASET_OR_CONFIG,
+            argument("--baseline", default="", metavar="NAME", help="start from this method (`symcere baselines`)"),
+            argument("--name", default="", help="stem of the run's name, by default DATASET-METHOD"),
+            argument("--resume", default="", metavar="RUN", help="go on with an interrupted run"),
+        ),
+        parts=EVERY_PART,
+        example="symcere train my-shop --objective.ranking.temperature 0.2 --seed 1",
+    ),
+    Command(
+        "evaluate",
+        "rank all items with a trained model and measure it",
+        evaluate,
+        (
+            RUN,
+            argument("--split", choices=("test", "val"), default="test", help="which interactions are to be found"),
+            argument(
+                "--popularity-weights",
+                type=_numbers,
+                default=(),
+                metavar="W,W,…",
+                help="measure each weight of the popularity term in scoring, and plot the trade-off",
+            ),
+        ),
+        parts=("evaluate",),
+    ),
+    Command(
+        "recommend",
+        "items for a user, with the phrases of reviews that say why",
+        recommend,
+        (
+            RUN,
+            argument("--user", nargs="+", action="extend", required=True, metavar="ID", help="for whom"),
+            argument("-k", type=_count, default=10, help="how many items (default 10)"),
+            argument("--candidates", metavar="FILE", help="only these items: one id on each line"),
+            argument("--exclude", metavar="FILE", help="never these items: one id on each line"),
+            argument("--popularity-weight", type=float, metavar="W", help="weight of the popularity term"),
+            argument("--no-why", dest="why", action="store_false", help="without the phrases"),
+        ),
+        example="symcere recommend my-shop-symcere-3f2a --user 17 -k 10",
+    ),
+    Command(
+        "export",
+        "user and item vectors and top-k lists as Parquet",
+        export,
+        (
+            RUN,
+            argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to"),
+            argument("-k", type=_count, default=50, help="length of the lists (default 50)"),
+        ),
+    ),
+    Command("baselines", "list the named methods for `train --baseline`", baselines),
+    Command("ls", "list what is stored, how large, and what depends on it", ls),
+    Command(
+        "rm",
+        "free what is stored",
+        rm,
+        (
+            argument("names", nargs="+", metavar="NAME", help="as `symcere ls` names it"),
+            argument("--force", action="store_true", help="also where something depends on it"),
+        ),
+    ),
+)

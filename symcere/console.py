@@ -1,0 +1,227 @@
+"""What a person sees: tables, facts, notes and progress in the terminal. rich is imported only to draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+# ---------------------------------------------------------------- plain values
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: dataclasses and mappings become dicts, arrays lists, a NaN null.
+
+    An object that has ``summary()`` is shown by what that returns.
+    """
+    if hasattr(value, "summary") and not isinstance(value, type):
+        return plain(value.summary())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    for convert in ("to_pylist", "tolist"):  # arrow, numpy and torch
+        if hasattr(value, convert):
+            return plain(getattr(value, convert)())
+    return str(value)
+
+
+# ---------------------------------------------------------------- tables and facts
+
+
+def show(value: Any) -> None:
+    """Prints any :func:`plain` value for a person: facts by name, tables for lists of records, notes last."""
+    value = plain(value)
+    if isinstance(value, Mapping):
+        _show_mapping(value)
+    elif _is_table(value):
+        table(value)
+    elif isinstance(value, list):
+        print("\n".join(map(cell, value)))
+    elif value is not None:
+        print(cell(value))
+
+
+def _show_mapping(value: Mapping[str, Any]) -> None:
+    notes = value.get("notes") or []
+    nested = {k: v for k, v in value.items() if k != "notes" and _is_nested(v)}
+    facts({k: v for k, v in value.items() if k != "notes" and k not in nested and v not in (None, "", [], {})})
+    for name, below in nested.items():
+        print(f"\n{_words(name)}")
+        if _is_table(below):
+            table(below)
+        else:
+            facts(below, indent=2)
+    for note in notes:
+        print(paragraph(f"note: {note}", sys.stdout))
+
+
+def _is_nested(value: Any) -> bool:
+    return (isinstance(value, Mapping) and bool(value)) or _is_table(value)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def facts(values: Mapping[str, Any], indent: int = 0) -> None:
+    """One ``name  value`` line each, aligned."""
+    width = max((len(str(k)) for k in values), default=0)
+    for name, value in values.items():
+        print(f"{'':{indent}}{_words(name):<{width}}  {cell(value)}")
+
+
+def cell(value: Any) -> str:
+    """A value in a table: four digits of a fraction, thousands apart, lists joined."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 100 or value == 0 else f"{value:,.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {cell(v)}" for k, v in value.items())
+    return str(value)
+
+
+def table(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), title: str = "") -> None:
+    """A table, one line a record; columns are those of the records, in order of first appearance.
+
+    It takes the terminal's width, and any width where there is no terminal.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    if title:
+        print(title)
+
+    names = list(columns) or list(dict.fromkeys(k for r in records for k in r))
+    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in names:
+        given = [r[name] for r in records if r.get(name) is not None]
+        number = bool(given) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in given)
+        drawn.add_column(Text(_words(name)), justify="right" if number else "left", overflow="fold")
+    for record in records:
+        drawn.add_row(*(Text(cell(record[n]) if n in record else "") for n in names))
+    console = _console(sys.stdout)
+    with console.capture() as captured:
+        console.print(drawn)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _console(file: Any) -> Console:
+    from rich.console import Console
+
+    return Console(file=file, highlight=False, markup=False, emoji=False, width=None if file.isatty() else 10_000)
+
+
+def paragraph(text: str, file: Any) -> str:
+    """``text`` wrapped to the terminal's width; as it is where there is no terminal."""
+    return textwrap.fill(text, shutil.get_terminal_size().columns - 1) if file.isatty() else text
+
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    print(paragraph(text, sys.stderr), file=sys.stderr)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return sum(f.lstat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.lstat().st_size
+
+
+def human_bytes(count: float) -> str:
+    """``1.3 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+# ---------------------------------------------------------------- progress
+
+
+class Progress:
+    """Told how far a step is, as ``progress(done, total)`` or ``progress("reading", done, total, "a note")``.
+
+    A total of 0 is unknown. Each new label is a new bar. Without a terminal nothing happens.
+    """
+
+    def __init__(self, label: str = "", bars: Bars | None = None):
+        self._label, self._bars, self._tasks = label, bars, {}  # type: ignore[var-annotated]
+
+    def __call__(self, *told: Any) -> None:
+        if self._bars is None:
+            return
+        label, done, total, *notes = told if isinstance(told[0], str) else (self._label, *told)
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(label, total=total or None, note="")
+        self._bars.update(self._tasks[label], completed=done, total=total or None, note=" ".join(map(str, notes)))
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Progress]:
+    """Bars with rate and remaining time on stderr, gone when the block ends; silent where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield Progress()
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    def columns() -> Iterator[Any]:
+        yield TextColumn("{task.description}")
+        yield BarColumn(bar_width=30)
+        yield _Counts()
+        yield TimeElapsedColumn()
+        yield TextColumn("left")
+        yield TimeRemainingColumn()
+        yield TextColumn("{task.fields[note]}")
+
+    class _Counts(TextColumn):
+        def __init__(self) -> None:
+            super().__init__("")
+
+        def render(self, task: Any) -> Any:
+            from rich.text import Text
+
+            of = f"/{_short(task.total)}" if task.total else ""
+            rate = task.finished_speed or task.speed
+            return Text(f"{_short(task.completed)}{of}" + (f"  {_short(rate)}/s" if rate else ""))
+
+    with Bars(*columns(), console=_console(sys.stderr), transient=True) as bars:
+        yield Progress(label, bars)
+
+
+def _short(count: float) -> str:
+    """``12.3M``; bytes and reviews alike."""
+    for unit in ("", "k", "M", "G"):
+        if count < 1000:
+            return f"{count:.0f}" if unit == "" and (count >= 10 or count == int(count)) else f"{count:.1f}{unit}"
+        count /= 1000
+    return f"{count:.1f}T"

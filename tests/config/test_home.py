@@ -1,0 +1,132 @@
+"""What is written is whole or not there; errors are paragraphs with help."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from symcere.errors import UserError, nearest
+from symcere.home import home as home_of
+from symcere.home import writing
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("SYMCERE_HOME", str(tmp_path / "x"))
+    assert home_of() == tmp_path / "x"
+    monkeypatch.setenv("SYMCERE_HOME", "")
+    monkeypatch.chdir(tmp_path)
+    assert home_of() == tmp_path / ".symcere"
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with writing(path) as part:
+        part.write_text("new")
+        assert not path.exists()
+        assert part.parent == path.parent  # the same disk: a rename is enough
+    assert path.read_text() == "new"
+    assert left(path.parent) == ["file.txt"]
+
+
+def test_a_folder_replaces_the_older_one(tmp_path):
+    path = tmp_path / "corpus"
+    for content in ("old", "new"):
+        with writing(path) as part:
+            (part / "sub").mkdir(parents=True)
+            (part / "sub" / content).write_text(content)
+    assert left(path / "sub") == ["new"]
+    assert left(tmp_path) == ["corpus"]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), UserError("x")])
+@pytest.mark.parametrize("folder", [False, True])
+def test_after_an_error_the_older_one_stands(tmp_path, error, folder):
+    path = tmp_path / "thing"
+    with writing(path) as part:
+        part.write_text("old")
+
+    def write() -> None:
+        with writing(path) as part:
+            if folder:
+                part.mkdir()
+                (part / "a").write_text("half")
+            else:
+                part.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert path.read_text() == "old"
+    assert left(tmp_path) == ["thing"]
+
+
+def test_an_interruption_between_two_renames_puts_the_older_folder_back(tmp_path, monkeypatch):
+    path = tmp_path / "corpus"
+    with writing(path) as part:
+        part.mkdir()
+        (part / "old").touch()
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), writing(path) as part:
+        part.mkdir()
+    assert left(path) == ["old"]
+    assert left(tmp_path) == ["corpus"]
+
+
+def test_a_full_disk_is_said(tmp_path):
+    def write() -> None:
+        with writing(tmp_path / "thing"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"Cannot write .*thing: No space left on device\. Free some space"):
+        write()
+    assert left(tmp_path) == []
+
+
+def test_a_really_full_device_is_said(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+
+    def write() -> None:
+        with writing(tmp_path / "thing") as part:
+            part.symlink_to("/dev/full")
+            part.write_text("x")
+
+    with pytest.raises(UserError, match="No space left on device"):
+        write()
+    assert left(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot write"), writing(tmp_path / "file" / "below"):
+        pass
+
+
+def test_a_source_that_cannot_be_read_is_another_story(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"source\.csv"), writing(tmp_path / "thing"):
+        (tmp_path / "source.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "help"),
+    [
+        ("temprature", ["temperature", "weight"], "Did you mean temperature?"),
+        ("amazon-2018-beauty", ["amazon-2018-all-beauty", "yelp"], "Did you mean amazon-2018-all-beauty?"),
+        ("zzz", ["b", "a"], "Known: a, b."),
+        ("zzz", [], ""),
+    ],
+)
+def test_nearest(name, known, help):
+    assert nearest(name, known) == help
