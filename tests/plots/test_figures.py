@@ -1,0 +1,106 @@
+"""Figures hold the numbers they were given, in every format, without touching matplotlib's own settings."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from symcere import plots
+from symcere.plots.figures import _cliques
+
+matplotlib = pytest.importorskip("matplotlib")
+
+
+def lines(axes):
+    return [np.asarray(line.get_xydata(), dtype=float) for line in axes.lines]
+
+
+def words(figure):
+    """Every text in a figure."""
+    from matplotlib.text import Text
+
+    return {t.get_text() for t in figure.findobj(Text) if t.get_text()}
+
+
+def test_training_curve_marks_the_best_epoch_and_skips_missing_ones():
+    metric = np.array([0.1, np.nan, 0.3, np.nan, 0.2])
+    figure = plots.training_curve(np.arange(1, 6), [5, 4, 3, 2, 1], metric)
+    left, right = figure.axes
+    assert lines(left)[0].tolist() == [[1, 5], [2, 4], [3, 3], [4, 2], [5, 1]]
+    assert lines(right)[0].tolist() == [[1, 0.1], [3, 0.3], [5, 0.2]]
+    assert "best 0.3000\nepoch 3" in words(figure)
+    assert plots.png(plots.training_curve([1], [0.5], [np.nan])).startswith(b"\x89PNG")
+
+
+def test_trade_off_names_its_weights():
+    figure = plots.popularity_trade_off([0, 0.5, 1], [0.1, 0.2, 0.25], [10, 20, 40], [0.05, 0.04, 0.01])
+    assert lines(figure.axes[0])[0].tolist() == [[10, 0.1], [20, 0.2], [40, 0.25]]
+    assert lines(figure.axes[1])[0].tolist() == [[10, 0.05], [20, 0.04], [40, 0.01]]
+    assert {"w = 0", "w = 0.5", "w = 1"} <= words(figure)
+    assert len(plots.popularity_trade_off([0, 1], [0.1, 0.1], [3, 3]).axes) == 1
+
+
+def test_norms_show_medians_and_flat_lengths_stay_flat():
+    popularity = np.repeat([1, 10, 100], 20)
+    figure = plots.norm_against_popularity(popularity, np.log(popularity) + 1)
+    medians = lines(figure.axes[0])[0]
+    assert medians[:, 0].tolist() == [1, 10, 100]
+    assert medians[:, 1] == pytest.approx(np.log([1, 10, 100]) + 1)
+    flat = plots.norm_against_popularity(popularity, 1 + 1e-7 * np.random.default_rng(0).random(60))
+    assert flat.axes[0].get_ylim()[0] == 0
+
+
+def test_temperatures_are_sorted_and_gaps_left_out():
+    figure = plots.temperature_curve([0.4, 0.1, 0.2], {"a": [3, 1, np.nan]}, {"a": [0.1, 0.1, 0.1]})
+    assert lines(figure.axes[0])[0].tolist() == [[0.1, 1], [0.4, 3]]
+    assert {"0.1", "0.2", "0.4"} <= words(figure)
+
+
+def test_critical_difference_joins_what_cannot_be_told_apart():
+    assert _cliques(np.array([1.0, 1.5, 3, 3.2, 5]), 1) == [(0, 1), (2, 3)]
+    assert _cliques(np.array([1.0, 2, 3]), 1) == [(0, 1), (1, 2)]
+    assert _cliques(np.array([1.0, 2, 3]), 5) == [(0, 2)]
+    assert _cliques(np.array([1.0, 2, 3]), float("nan")) == []
+    figure = plots.critical_difference(["b", "a"], [2.0, 1.0], 0.5, datasets=15)
+    assert {"a  1.00", "2.00  b", "critical difference 0.50", "Average rank over 15 data sets (1 is best)"} <= words(
+        figure
+    )
+
+
+def test_words_are_ordered_by_size_and_coloured_by_class():
+    figure = plots.word_weights(["good", "gasket", "hose"], [0.1, -0.9, 0.5], ["sentiment", "objective", "objective"])
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["good", "hose", "gasket"]
+    assert [bar.get_width() for bar in axes.patches] == [0.1, 0.5, -0.9]
+    colours = [bar.get_facecolor() for bar in axes.patches]
+    assert colours[1] == colours[2] != colours[0]
+    assert len(plots.word_weights(list("abcdef"), np.arange(6), most=4).axes[0].patches) == 4
+
+
+def test_bars_stand_side_by_side_with_their_errors():
+    figure = plots.bars(["x", "y"], {"a": [1, 2], "b": [3, np.nan]}, {"a": [0.1, 0.2]}, zero=False)
+    (axes,) = figure.axes
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights[:3] == [1, 2, 3]
+    assert np.isnan(heights[3])
+    starts = [bar.get_x() for bar in axes.patches]
+    assert starts[0] < starts[2] < starts[1]
+    assert "NDCG@10 (axis cut)" in words(figure)
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_saved_files_are_what_their_ending_says(tmp_path, ending, magic):
+    path = plots.save(plots.bars(["x"], {"a": [1]}), tmp_path / f"figure.{ending}")
+    assert path.read_bytes().startswith(magic)
+
+
+def test_matplotlibs_own_settings_stay_as_they_were():
+    before = dict(matplotlib.rcParams)
+    plots.png(plots.bars(["x"], {"a": [1]}))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_room_opens_without_matplotlib():
+    code = "import sys; sys.modules['matplotlib'] = None; import symcere.plots"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
