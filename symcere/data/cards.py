@@ -145,11 +145,13 @@ def _load(path: Path) -> Card:
 @functools.lru_cache(maxsize=256)
 def _read(path: Path, changed: int) -> Card:
     card = build(Card, read_yaml(path))
-    name = card.name or path.stem
+    name, split = card.name or path.stem, card.data.split
+    if split.files:
+        split = replace(split, files=str(path.parent / split.files))
     return replace(
         card,
         name=name,
         title=card.title or name,
         files=tuple(str(path.parent / file) for file in card.files),
-        data=replace(card.data, dataset=name),
+        data=replace(card.data, dataset=name, split=split),
     )

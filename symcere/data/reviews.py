@@ -178,16 +178,16 @@ class Reviews:
         stated = next((layout for layout in LAYOUTS if layout.name == self._stated), None)
         if known:
             layout = known
-        elif stated and {stated.user.partition(".")[0], stated.item} <= set(keys):
+        elif stated and stated.complete(keys, ("user", "item")):
             layout = stated
-        elif stated and several:
-            return None, iter(()), keys
         else:
             layout = generic.layout(keys)
         layout = layout.named(self.columns)
+        # Beside the reviews an archive holds other tables, some of which look much like reviews (Yelp's tips).
         if several and (
             found not in (None, layout.name)
-            or not (known or all((layout.user, layout.item, layout.rating, layout.text)))
+            or not (known or layout.complete(keys, ("user", "item", "rating", "text")))
+            or (stated and layout.name == "generic")
         ):
             return None, iter(()), keys
         self._check(member.name, layout, keys, sample, known is not None)
@@ -322,11 +322,11 @@ def _ratings(values: list[Any]) -> tuple[pa.Array, int]:
     """Ratings as float32, NaN where there is none, and how many were there but no number."""
     try:
         ratings = pa.array(values, pa.float64()).to_numpy(zero_copy_only=False)
-        bad = 0
+        bad = int(np.isinf(ratings).sum())
+        ratings = np.where(np.isinf(ratings), np.nan, ratings)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         ratings = np.array([number(value) for value in values])
         bad = sum(bool(np.isnan(r)) and not _absent(v) for r, v in zip(ratings, values, strict=True))
-    ratings = np.where(np.isfinite(ratings), ratings, np.nan)
     return pa.array(ratings.astype(np.float32)), bad
 
 
@@ -340,7 +340,8 @@ def number(value: Any) -> float:
     (4.5, nan)
     """
     try:
-        return math.nan if isinstance(value, bool) else float(value)
+        found = math.nan if isinstance(value, bool) else float(value)
+        return found if math.isfinite(found) else math.nan
     except (TypeError, ValueError, OverflowError):
         return math.nan
 

@@ -22,7 +22,9 @@ def records(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     """Blocks of objects. Blank lines are nothing; what is no object is told to ``lost`` (``bad_json``, and
     ``truncated`` where the data end inside one)."""
     lines = stream.peek(BLOCK).lstrip().split(b"\n", 20)[:20]
-    by_line = lines[0].startswith(b"{'") or any(line.startswith(b"{") and _is_json(line) for line in lines)
+    by_line = lines[0].startswith(b"{'") or (
+        lines[0].startswith(b"{") and any(line.startswith(b"{") and _is_json(line) for line in lines)
+    )
     return _by_line(stream, lost) if by_line else _by_object(stream, lost)
 
 
@@ -94,30 +96,41 @@ _NEXT = re.compile(r"\}\s*,?\s*(?=\{)")
 def _by_object(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     scan = json.JSONDecoder(strict=False).raw_decode
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    buffer, position, number, wanted = "", 0, 0, 0
+    number = 0
+    parts, length, wanted = [""], 0, 0  # characters not yet read as objects, and how many make an attempt worth while
     for data in itertools.chain(stream, [b""]):
         text = decoder.decode(data, final=not data)
         if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
             lost("encoding", number + 1)
-        buffer, position = buffer[position:] + text, 0
-        if data and len(buffer) < wanted:
+        parts.append(text)
+        length += len(text)
+        if data and length < wanted:
             continue
-        block: list[dict[str, Any]] = []
+        buffer, position, block = "".join(parts), 0, []
         while (position := _BETWEEN.match(buffer, position).end()) < len(buffer):  # type: ignore[union-attr]
             try:
                 record, after = scan(buffer, position)
             except (ValueError, RecursionError):
-                if data and len(buffer) - position < LONGEST_RECORD:
-                    wanted = 2 * (len(buffer) - position)  # perhaps only unfinished: try again with twice as much
+                left = len(buffer) - position
+                if data and left < LONGEST_RECORD:  # perhaps only unfinished: try again with twice as much
+                    wanted = 2 * left
                     break
                 number += 1
                 following = _NEXT.search(buffer, position)
-                lost("bad_json" if following else "truncated", number)
-                position = following.end() if following else len(buffer)
+                if not following:
+                    if data:
+                        stream.faults.append(f"object {number} is longer than {LONGEST_RECORD >> 20} MiB, or damaged")
+                    lost("truncated", number)
+                    yield block
+                    return
+                lost("bad_json", number)
+                position = following.end()
                 continue
             number, position, wanted = number + 1, after, 0
             if type(record) is dict:
                 block.append(record)
             else:
                 lost("bad_json", number)
+        parts = [buffer[position:]]
+        length = len(parts[0])
         yield block

@@ -24,6 +24,10 @@ class Layout:
     def recognises(self, keys: Collection[str]) -> bool:
         return self.signature <= set(keys)
 
+    def complete(self, keys: Collection[str], roles: Collection[str]) -> bool:
+        """Whether the keys of ``roles`` are among ``keys`` (those of the outermost record)."""
+        return all((key := getattr(self, role)) and {key, key.partition(".")[0]} & set(keys) for role in roles)
+
     def named(self, columns: Mapping[str, str]) -> "Layout":
         """This layout with some of its keys replaced: ``{"text": "summary"}``."""
         return replace(self, **columns)  # type: ignore[arg-type]

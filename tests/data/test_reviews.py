@@ -1,0 +1,377 @@
+"""What a stream of reviews promises: every loss counted and said, nothing guessed, bounded memory."""
+
+import bz2
+import functools
+import gzip
+import io
+import json
+import lzma
+import math
+import subprocess
+import sys
+import tarfile
+import zipfile
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from symcere.data.opening import Stream, members
+from symcere.data.reviews import DROPPED, LOSSES, SCHEMA, read, seconds
+from symcere.errors import UserError
+
+
+def line(n, **other):
+    return json.dumps({"user": f"u{n}", "item": f"i{n % 7}", "rating": 4, "text": f"text {n}", "time": n} | other)
+
+
+def rows(*sources, format="", columns=None):
+    reviews = read(list(sources), format, columns)
+    found = pa.Table.from_batches(list(reviews), SCHEMA).to_pylist()
+    counts = reviews.counts
+    assert counts["kept"] == len(found)
+    assert counts["rows"] == counts["kept"] + sum(counts[kind] for kind in DROPPED), "every row is accounted for"
+    positions = [row["row"] for row in found]
+    assert positions == sorted(set(positions)), "positions rise with the file"
+    return found, reviews
+
+
+def write(tmp_path, content, name="reviews.jsonl"):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_a_last_line_cut_in_the_middle_is_counted(tmp_path):
+    path = write(tmp_path, "\n".join(line(n) for n in range(10))[:-5])
+    found, reviews = rows(path)
+    assert len(found) == 9
+    assert reviews.counts["truncated"] == 1
+    assert any("line 10" in note and "end in the middle" in note for note in reviews.notes)
+
+
+def test_a_last_line_without_newline_is_a_review(tmp_path):
+    found, reviews = rows(write(tmp_path, "\n".join(line(n) for n in range(10))))
+    assert len(found) == 10
+    assert reviews.notes == []
+
+
+@pytest.mark.parametrize("kind", ["gzip", "xz", "zstd", "bz2", "tar.gz", "zip", "tar"])
+def test_an_archive_cut_short_gives_what_was_complete(tmp_path, kind):
+    noise = np.random.default_rng(0)  # does not compress away
+    lines = [line(n, text=noise.bytes(100).hex()) for n in range(4000)]
+    data = ("\n".join(lines) + "\n").encode()
+    if kind.startswith("tar"):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz" if kind == "tar.gz" else "w") as archive:
+            entry = tarfile.TarInfo("r.jsonl")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+        packed = out.getvalue()
+    elif kind == "zip":
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("r.jsonl", data)
+        packed = out.getvalue()
+    else:
+        pack = {"gzip": gzip.compress, "xz": functools.partial(lzma.compress, preset=0), "bz2": bz2.compress}
+        packed = pack[kind](data) if kind in pack else pa.compress(data, "zstd", asbytes=True)
+    path = write(tmp_path, packed[: len(packed) * 6 // 10], "reviews." + kind)
+    found, reviews = rows(path)
+    assert [row["user"] for row in found] == [f"u{n}" for n in range(len(found))]
+    assert 1500 < len(found) < 2450, "about six tenths are there"
+    assert reviews.counts["truncated"] <= 1
+    assert reviews.counts["cut_files"] == 1
+    assert any("kept" in note and "lost" in note for note in reviews.notes)
+
+
+def test_damage_in_the_middle_of_gzip(tmp_path):
+    data = bytearray(gzip.compress(("\n".join(line(n) for n in range(50000)) + "\n").encode(), 1))
+    data[len(data) // 2] ^= 0xFF
+    data[len(data) // 2 + 1] ^= 0xFF
+    found, reviews = rows(write(tmp_path, bytes(data)))
+    assert 0 < len(found) < 50000
+    assert any("damaged gzip" in note for note in reviews.notes)
+
+
+def test_lara_cut_short_loses_only_the_open_review(tmp_path):
+    block = "<Author>a{n}\n<Content>text\n<Date>Dec 23, 2008\n<Rating>5\t1\n\n"
+    data = gzip.compress("".join(block.format(n=n) for n in range(20000)).encode())
+    path = write(tmp_path, data[: len(data) // 2], "hotel_7.txt.gz")
+    found, reviews = rows(path)
+    assert {row["item"] for row in found} == {"7"}
+    assert all(row["rating"] == 5 for row in found)
+    assert reviews.counts["truncated"] == 1
+
+
+def test_lines_that_are_no_object(tmp_path):
+    content = "\n".join([line(0), "{broken", "", "[1, 2]", line(1), "null", line(2)]) + "\n"
+    found, reviews = rows(write(tmp_path, content))
+    assert [row["user"] for row in found] == ["u0", "u1", "u2"]
+    assert reviews.counts["bad_json"] == 3
+    assert any("3 lines" in note and "line 2" in note for note in reviews.notes)
+
+
+def test_an_object_of_an_array_that_is_broken(tmp_path):
+    parts = [line(0), '{"user": "x", oops}', line(1)]
+    found, reviews = rows(write(tmp_path, "[" + ", ".join(parts) + "]"))
+    assert [row["user"] for row in found] == ["u0", "u1"]
+    assert reviews.counts["bad_json"] == 1
+
+
+def test_an_array_larger_than_a_block_and_cut(tmp_path):
+    whole = "[" + ", ".join(line(n, text='{[,"\\' * 50) for n in range(20000)) + "]"
+    found, reviews = rows(write(tmp_path, whole))
+    assert (len(found), reviews.notes) == (20000, [])
+    assert found[0]["text"] == '{[,"\\' * 50
+    found, reviews = rows(write(tmp_path, whole[: len(whole) // 2]))
+    assert 9900 < len(found) < 10100
+    assert reviews.counts["truncated"] == 1
+
+
+def test_reviews_without_user_or_item_are_dropped_and_counted(tmp_path):
+    lines = [line(0), line(1, user=None), line(2, user="  "), line(3, item=""), line(4, user="", item=None), line(5)]
+    found, reviews = rows(write(tmp_path, "\n".join(lines)))
+    assert [row["row"] for row in found] == [0, 5]
+    assert (reviews.counts["no_user"], reviews.counts["no_item"]) == (3, 1)
+
+
+def test_ratings_and_times_of_every_kind(tmp_path):
+    values = [4.5, "3.5", "Like", None, "", " ", float("nan"), float("inf"), True, "4 stars", {"a": 1}]
+    expected = [4.5, 3.5] + [math.nan] * 9
+    lines = [line(n, rating=value) for n, value in enumerate(values)]
+    found, reviews = rows(write(tmp_path, "\n".join(lines)))
+    assert str([row["rating"] for row in found]) == str(expected)
+    assert reviews.counts["bad_rating"] == 5, "Like, inf, True, 4 stars and a mapping; blanks are only absent"
+    lines = [line(n, time=value) for n, value in enumerate([5, None, "5", "soon", "Dec 23, 2008", 1229990400123])]
+    found, reviews = rows(write(tmp_path, "\n".join(lines)))
+    assert [row["time"] for row in found] == [5, None, 5, None, 1229990400, 1229990400]
+    assert reviews.counts["bad_time"] == 1
+
+
+def test_ids_of_every_kind_and_texts_that_are_absent(tmp_path):
+    records = ['{"user": 7, "item": 1.0, "rating": 1, "text": null}', '{"user": "7", "item": "1", "rating": 1}',
+               '{"user": "a\\ud800b", "item": 12345678901234567890, "rating": 1, "text": "\\ud800"}']  # fmt: skip
+    found, _ = rows(write(tmp_path, "\n".join(records)), columns={"time": ""})
+    assert [(row["user"], row["item"], row["text"]) for row in found[:2]] == [("7", "1", "")] * 2
+    assert found[2]["user"] == "a?b"
+
+
+def test_whole_numbers_stay_whole_where_a_column_has_gaps(tmp_path):
+    found, _ = rows(write(tmp_path, "user,item,rating,text\n1.0,5,3,a\n2,6.0,4,b\n"))
+    assert [(row["user"], row["item"]) for row in found] == [("1.0", "5"), ("2", "6.0")], "text is not reinterpreted"
+
+
+def test_what_is_not_utf8_keeps_different_names_apart(tmp_path):
+    lines = [line(0), line(1, user="Müller"), line(2, user="Möller")]
+    content = "\n".join(line.encode().decode("unicode_escape") for line in lines).encode("latin-1")
+    found, reviews = rows(write(tmp_path, content))
+    assert [row["user"] for row in found] == ["u0", "Müller", "Möller"]
+    assert reviews.counts["encoding"] == 2
+    csv = "user;item;rating;text\nMüller;x;3;café\n".encode("latin-1")
+    found, reviews = rows(write(tmp_path, csv))
+    assert (found[0]["user"], found[0]["text"]) == ("Müller", "café")
+    assert reviews.counts["encoding"] == 1
+
+
+def test_rows_of_the_wrong_width_and_an_open_quote(tmp_path):
+    head = "user,item,rating,text\n"
+    found, reviews = rows(write(tmp_path, head + "a,x,3,ok\nb,y\nc,z,3,no,more\nd,w,4,fine\n"))
+    assert [row["user"] for row in found] == ["a", "d"]
+    assert reviews.counts["bad_row"] == 2
+    found, reviews = rows(write(tmp_path, head + 'a,x,3,ok\nb,y,4,"begins and\nnever ends'))
+    assert [row["user"] for row in found] == ["a"]
+    assert reviews.counts["truncated"] == 1
+    found, reviews = rows(write(tmp_path, head + "a,x,3,ok\nb,y"))
+    assert (len(found), reviews.counts["truncated"]) == (1, 1)
+    found, _ = rows(write(tmp_path, head + 'a,x,3,ok\n\nb,y,4,"ends\n\nwell"\n'))
+    assert found[1]["text"] == "ends\n\nwell"
+
+
+def test_an_open_quote_does_not_swallow_the_whole_file(tmp_path):
+    body = 'a,x,3,"open\n' + "".join(f"u{n},i,3,{'word ' * 20}\n" for n in range(40000))
+    found, reviews = rows(write(tmp_path, "user,item,rating,text\n" + body))
+    assert len(found) > 20000
+    assert reviews.counts["bad_row"] + len(found) == 40001
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"Rar!\x1a\x07", "RAR"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "No reviews were recognised"),
+        (b"just some words\nand more\n", "No reviews were recognised"),
+        (b'{"a": 1, "item": 2, "b": 3}\n', "no column that is known to hold the user. Found: a, item, b"),
+        (b"user,product_id,rating\n1,2,3\n", "--columns text="),
+        (b"user,thing,rating,text\n1,2,3,x\n", "--columns item=NAME"),
+        (b"user,item,rating,text\n", "holds no reviews"),
+        (b'{"user": "a", "ite', "holds no reviews"),
+        (gzip.compress(b""), "No reviews were recognised"),
+        (gzip.compress(b'{"user": 1}' * 50)[:12], "Fetch it again"),
+        (b"user,item,rating,text\n,x,3,a\n,y,3,b\n", "No usable review"),
+        (b"PK\x05\x06" + b"\0" * 18, "No reviews were recognised"),
+    ],
+)
+def test_files_that_cannot_be_used_say_why(tmp_path, content, says):
+    path = write(tmp_path, content, "reviews.json.gz")
+    with pytest.raises(UserError) as error:
+        rows(path)
+    assert says in str(error.value)
+    assert "reviews.json" in str(error.value)
+
+
+def test_arguments_that_cannot_be_used_say_why(tmp_path):
+    path = write(tmp_path, line(0))
+    with pytest.raises(UserError, match="There is no file"):
+        read([tmp_path / "nothing"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no file"):
+        read([tmp_path / "empty"])
+    with pytest.raises(UserError, match="Did you mean amazon"):
+        read([path], "amazn")
+    with pytest.raises(UserError, match="Did you mean user"):
+        read([path], columns={"users": "x"})
+    with pytest.raises(UserError, match=r"no column 'usr'.*Did you mean user"):
+        rows(path, columns={"user": "usr"})
+    with pytest.raises(UserError, match="--source"):
+        read([])
+
+
+def test_a_locked_archive(tmp_path):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("r.jsonl", line(0))
+    data = bytearray(out.getvalue())
+    data[6] |= 1
+    with pytest.raises(UserError, match="encrypted"):
+        rows(write(tmp_path, bytes(data)))
+
+
+def test_archives_in_archives_have_an_end(tmp_path):
+    data = line(0).encode()
+    for _ in range(9):
+        data = gzip.compress(data)
+    with pytest.raises(UserError, match="nests archives"):
+        rows(write(tmp_path, data))
+
+
+# ---------------------------------------------------------------- the stream
+
+
+def test_several_sources_count_on(tmp_path):
+    first = write(tmp_path, line(0) + "\n" + line(1) + "\n", "a.jsonl")
+    second = write(tmp_path, line(2) + "\n", "b.jsonl")
+    found, _ = rows(first, second)
+    assert [(row["user"], row["row"]) for row in found] == [("u0", 0), ("u1", 1), ("u2", 2)]
+
+
+def test_a_second_pass_is_the_same(tmp_path):
+    reviews = read([write(tmp_path, "\n".join([line(0), "oops", line(1)]))])
+    first, counts, notes = list(reviews), dict(reviews.counts), list(reviews.notes)
+    assert list(reviews) == first
+    assert (dict(reviews.counts), reviews.notes) == (counts, notes)
+
+
+def test_batches_are_bounded(tmp_path):
+    path = write(tmp_path, "\n".join(line(n, text="x") for n in range(150000)))
+    assert [len(batch) > 60000 for batch in read([path])] == [True, True, False]
+    path = write(tmp_path, "\n".join(line(n, text="x" * 100000) for n in range(1000)))
+    assert len([batch for batch in read([path])]) >= 3, "long texts make shorter batches"
+
+
+def test_memory_stays_bounded_whatever_an_archive_claims(tmp_path):
+    """200 MiB of one line, packed into 1 MiB, are refused long before they are in memory."""
+    path = tmp_path / "bomb.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(b'{"user": "')
+        for _ in range(200):
+            file.write(b"a" * (1 << 20))
+    code = f"""
+import resource
+from pathlib import Path
+from symcere.data.reviews import read
+from symcere.errors import UserError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    list(read([Path({str(path)!r})]))
+except UserError as error:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert grown < 300_000 * (1 if sys.platform != "darwin" else 1024)
+
+
+def test_synthetic_reviews_come_through_the_same_door():
+    reviews = read([], "synthetic", {"users": "60", "items": "30", "reviews": "300"})
+    batches = list(reviews)
+    assert all(batch.schema == SCHEMA for batch in batches)
+    assert sum(map(len, batches)) == reviews.counts["kept"] == 300
+    with pytest.raises(UserError, match=r"columns\.userz"):
+        list(read([], "synthetic", {"userz": 3}))
+
+
+def test_every_loss_has_its_sentence():
+    assert set(DROPPED) <= set(LOSSES)
+
+
+def test_stream_looks_ahead_without_losing_anything():
+    stream = Stream([b"ab", b"", b"cde", b"f\ng"], [])
+    assert (stream.peek(3), stream.read(2), stream.peek(99)) == (b"abc", b"ab", b"cdef\ng")
+    stream.push_back(b"\n")
+    assert list(stream.lines()) == [([b"", b"cdef"], False), ([b"g"], True)]
+
+
+def test_members_may_be_left_unread(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "abc":
+            archive.writestr(name, name * 3_000_000)
+    assert [(m.stem, m.stream.read(2)) for m in members(tmp_path / "x.zip")] == [
+        ("a", b"aa"),
+        ("b", b"bb"),
+        ("c", b"cc"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("Dec 23, 2008", "2008-12-23"),
+        ("December 17, 2012", "2012-12-17"),
+        ("23 December 2008", "2008-12-23"),
+        ("02 28, 2014", "2014-02-28"),
+        ("09 4, 2015", "2015-09-04"),
+        ("2/28/2014", "2014-02-28"),
+        ("2014/02/28", "2014-02-28"),
+        ("20140228", "2014-02-28"),
+        ("2018-07-07 22:09:11", "2018-07-07 22:09:11"),
+        ("2018-07-07T22:09:11.5Z", "2018-07-07 22:09:11"),
+        ("2018-07-07T22:09:11+02:00", "2018-07-07 20:09:11"),
+        (1531001351, "2018-07-07 22:09:11"),
+        (1531001351999, "2018-07-07 22:09:11"),
+        (1531001351999999, "2018-07-07 22:09:11"),
+        (1531001351999999999, "2018-07-07 22:09:11"),
+        ("1531001351", "2018-07-07 22:09:11"),
+        ("1.531001351e9", "2018-07-07 22:09:11"),
+        ("Feb 30, 2014", None),
+        ("Xyz 3, 2014", None),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+        (math.nan, None),
+        (True, None),
+        ([1], None),
+    ],
+)
+def test_seconds(value, expected):
+    known = None if expected is None else int(datetime.fromisoformat(expected).replace(tzinfo=UTC).timestamp())
+    assert seconds(value) == known
