@@ -275,7 +275,7 @@ def _zstd(name: str, packed: Stream) -> Iterator[bytes]:
 
     try:
         with pa.CompressedInputStream(pa.PythonFile(_Readable(packed), mode="r"), "zstd") as unpacked:
-            while block := unpacked.read(BLOCK):
+            while block := unpacked.read(1 << 16):  # what is asked for is lost when the data end in it
                 yield block
     except OSError as error:
         packed.faults.append(f"{name} ends in the middle of its zstd data, or is damaged ({error})")
@@ -312,22 +312,28 @@ def _tar(name: str, stream: Stream, depth: int) -> Iterator[Member]:
             for entry in archive:
                 if not entry.isreg() or not entry.size or not _wanted(entry.name):
                     continue
-                opened = archive.extractfile(entry)
-                assert opened is not None
-                inner = Stream(_tar_member(f"{name}/{entry.name}", opened, stream.faults), stream.faults)
-                yield from _unpack(f"{name}/{entry.name}", inner, None, depth + 1)
+                shown = f"{name}/{entry.name}"
+                if entry.issparse():
+                    raise UserError(f"{shown} is stored sparse. Unpack the archive, and give the files.")
+                inner = Stream(_tar_member(shown, archive.fileobj, entry, stream.faults), stream.faults)
+                yield from _unpack(shown, inner, None, depth + 1)
     except (tarfile.TarError, EOFError) as error:
         if not stream.faults:
             stream.faults.append(f"{name} ends in the middle of the tar archive, or is damaged ({error})")
 
 
-def _tar_member(name: str, opened: Any, faults: list[str]) -> Iterator[bytes]:
-    try:
-        while block := opened.read(BLOCK):
-            yield block
-    except (tarfile.TarError, EOFError):
-        if not faults:
-            faults.append(f"{name} ends in the middle of the tar archive")
+def _tar_member(name: str, archive: Any, entry: tarfile.TarInfo, faults: list[str]) -> Iterator[bytes]:
+    # Not by `extractfile`: where the data end early, it raises and takes the block before the end along.
+    archive.seek(entry.offset_data)
+    left = entry.size
+    while left:
+        block = archive.read(min(left, BLOCK))
+        if not block:
+            if not faults:
+                faults.append(f"{name} ends in the middle of the tar archive")
+            return
+        left -= len(block)
+        yield block
 
 
 def _zip(name: str, stream: Stream, depth: int) -> Iterator[Member]:

@@ -106,7 +106,8 @@ def _by_object(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
         length += len(text)
         if data and length < wanted:
             continue
-        buffer, position, block = "".join(parts), 0, []
+        buffer, position = "".join(parts), 0
+        block: list[dict[str, Any]] = []
         while (position := _BETWEEN.match(buffer, position).end()) < len(buffer):  # type: ignore[union-attr]
             try:
                 record, after = scan(buffer, position)
