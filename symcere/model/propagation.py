@@ -176,8 +176,7 @@ class Graph(nn.Module):
 def _csr_product(offsets: Tensor, columns: Tensor, weights: Tensor, H: Tensor) -> Tensor:
     """A sparse matrix in CSR form times H [m, c]."""
     if H.device.type != "cpu":
-        matrix = torch.sparse_csr_tensor(offsets, columns, weights, (len(offsets) - 1, len(H)), check_invariants=False)
-        return matrix @ H
+        return _sparse_product(offsets, columns, weights, H)
 
     def product(H: Tensor) -> Tensor:
         return F.embedding_bag(columns, H, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
@@ -188,6 +187,11 @@ def _csr_product(offsets: Tensor, columns: Tensor, weights: Tensor, H: Tensor) -
     for start in range(0, H.shape[1], BLOCK):
         out[:, start : start + BLOCK] = product(H[:, start : start + BLOCK])
     return out
+
+
+def _sparse_product(offsets: Tensor, columns: Tensor, weights: Tensor, H: Tensor) -> Tensor:
+    shape = (len(offsets) - 1, len(H))
+    return torch.sparse_csr_tensor(offsets, columns, weights, shape, check_invariants=False) @ H
 
 
 def _scipy_product(matrix: sp.csr_array | sp.csc_array, H: Tensor) -> Tensor:
