@@ -195,13 +195,13 @@ def progress(label: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     def columns() -> Iterator[Any]:
-        yield TextColumn("{task.description}")
+        yield TextColumn("{task.description}", markup=False)
         yield BarColumn(bar_width=30)
         yield _Counts()
         yield TimeElapsedColumn()
         yield TextColumn("left")
         yield TimeRemainingColumn()
-        yield TextColumn("{task.fields[note]}")
+        yield TextColumn("{task.fields[note]}", markup=False)
 
     class _Counts(TextColumn):
         def __init__(self) -> None:

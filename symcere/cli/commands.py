@@ -8,6 +8,7 @@ from typing import Any
 
 from symcere import console
 from symcere.cli.frame import Command, argument
+from symcere.cli.settings import NAME, from_file
 from symcere.errors import UserError
 
 DATASET = argument("dataset", metavar="DATASET", help="a card's name or path, or the name of a prepared corpus")
@@ -21,18 +22,21 @@ EVERY_PART = ("data", "text", "model", "objective", "train", "evaluate", "closed
 # ---------------------------------------------------------------- what arguments mean
 
 
-def _dataset(args: Namespace, in_config: str = "") -> str:
-    if args.dataset or in_config:
-        return args.dataset or in_config
-    raise UserError("Which data set? Give DATASET (`symcere datasets` lists them), or --config FILE that names one.")
+def _settings(args: Namespace, *parts: str) -> dict[str, Any]:
+    """The settings of some parts of the experiment: those of ``--config`` with the flags laid over them."""
+    return {k: v for k, v in _config(args).items() if k.partition(".")[0] in parts and k != NAME} | args.settings
 
 
-def _layers(args: Namespace, *parts: str) -> tuple[str, dict[str, Any]]:
-    """DATASET, and the settings of some parts: those of ``--config`` with the flags laid over them."""
-    from symcere.cli.settings import from_file
+def _dataset(args: Namespace) -> str:
+    """DATASET, or else the one that ``--config`` is about."""
+    dataset = args.dataset or _config(args).get(NAME)
+    if not dataset:
+        raise UserError("Which data set? Give DATASET (`symcere datasets` lists some), or a --config that names it.")
+    return str(dataset)
 
-    given, dataset = from_file(args.config, parts) if args.config else ({}, "")
-    return _dataset(args, dataset), given | args.settings
+
+def _config(args: Namespace) -> dict[str, Any]:
+    return from_file(args.config) if args.config else {}
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
@@ -103,7 +107,7 @@ def fetch(args: Namespace) -> Any:
 def prepare(args: Namespace) -> Any:
     from symcere import steps
 
-    dataset, settings = _layers(args, "data")
+    dataset, settings = _dataset(args), _settings(args, "data")
     with console.progress("prepare") as progress:
         corpus = steps.prepare(
             dataset,
@@ -130,7 +134,7 @@ def prepare(args: Namespace) -> Any:
 def embed(args: Namespace) -> Any:
     from symcere import steps
 
-    dataset, settings = _layers(args, "text")
+    dataset, settings = _dataset(args), _settings(args, "text")
     with console.progress("embed") as progress:
         made = steps.embed(dataset, settings, progress=progress)
     return {
@@ -149,7 +153,7 @@ def train(args: Namespace) -> Any:
     from symcere import steps
     from symcere.config import Experiment
 
-    dataset, settings = _layers(args, "data")
+    dataset, settings = _dataset(args), _settings(args, "data")
     if args.config and args.baseline:
         raise UserError("--config and --baseline each give a whole experiment: name one of them.")
     with console.progress("train") as progress:
@@ -173,8 +177,9 @@ def _tell_epoch(progress: console.Progress, epoch: Any) -> None:
 def evaluate(args: Namespace) -> Any:
     from symcere import steps
 
+    settings = _settings(args, "evaluate")
     return steps.evaluate(
-        args.run, split=args.split, popularity_weights=args.popularity_weights, settings=args.settings
+        args.run, split=args.split, popularity_weights=args.popularity_weights, settings=settings, out=args.out
     )
 
 
@@ -294,6 +299,7 @@ COMMANDS = (
                 metavar="W,W,…",
                 help="measure each weight of the popularity term in scoring, and plot the trade-off",
             ),
+            argument("--out", type=Path, metavar="DIR", help="folder for the plot, by default the run's own"),
         ),
         parts=("evaluate",),
     ),

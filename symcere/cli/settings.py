@@ -6,19 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from symcere.config import Experiment
-from symcere.config.fields import Leaf, build, leaves, read_yaml, to_dict
+from symcere.config.fields import Leaf, build, leaves, merge, read_yaml, to_dict
 from symcere.errors import UserError, nearest
 
 ALIASES = {"seed": "train.seed"}
-_NOT_A_FLAG = "data.dataset"  # DATASET, the first argument
+NAME = "data.dataset"  # no flag: it is DATASET, the first argument
 
 
 def settings_of(parts: Sequence[str]) -> dict[str, Leaf]:
     """Every setting of these parts of the experiment by its dotted name."""
     return {
-        leaf.name: leaf
-        for leaf in leaves(Experiment)
-        if leaf.name.partition(".")[0] in parts and leaf.name != _NOT_A_FLAG
+        leaf.name: leaf for leaf in leaves(Experiment) if leaf.name.partition(".")[0] in parts and leaf.name != NAME
     }
 
 
@@ -81,17 +79,15 @@ def unknown(flag: str, known: Iterable[str]) -> UserError:
     )
 
 
-def from_file(path: str, parts: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """What an experiment file says of some parts, by dotted names, and the data set it is about (or ``""``).
+def from_file(path: str) -> dict[str, Any]:
+    """What an experiment file says, by dotted names; what it does not say is not there.
 
     Raises:
         UserError: the file is no experiment.
     """
     tree = read_yaml(path)
-    build(Experiment, tree)
-    given = dict(_leaves(tree))
-    dataset = str(given.get(_NOT_A_FLAG, ""))
-    return {k: v for k, v in given.items() if k.partition(".")[0] in parts and k != _NOT_A_FLAG}, dataset
+    build(Experiment, merge(tree))
+    return dict(_leaves(merge(tree)))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
