@@ -99,14 +99,14 @@ def _file(card: Card, url: str, folder: Path, progress: Progress, notice: Callab
         digest = _sha256(part)
         size = part.stat().st_size
         if not size:
-            part.unlink()
+            _discard(part)
             raise _failed(card, url, "the server sent an empty file")
         with part.open("rb") as opened:
             if re.match(rb"\s*<(!doctype )?html", opened.read(64), re.IGNORECASE):
-                part.unlink()
+                _discard(part)
                 raise _failed(card, url, "the server sent a web page instead of the file")
         if expected and digest != expected:
-            part.unlink()
+            _discard(part)
             raise _failed(card, url, f"what came has the sha256 {digest}, not {expected}, so it was removed")
         if record.get("sha256") not in (None, digest):
             notice(
@@ -114,7 +114,7 @@ def _file(card: Card, url: str, folder: Path, progress: Progress, notice: Callab
                 "results on the two are not comparable."
             )
         part.replace(path)
-        _tag(part).unlink(missing_ok=True)
+        _discard(part)
         _write_record(path, {"url": url, "size": size, "sha256": digest})
     except OSError as error:
         raise UserError(
@@ -137,7 +137,7 @@ def _download(card: Card, url: str, part: Path, progress: Callable[[int, int | N
             problem = f"the server answered {error.code} {error.reason}"
             error.close()
             if error.code == 416:  # nothing behind what is there, and that was not known to be all: start over
-                part.unlink(missing_ok=True)
+                _discard(part)
             elif error.code < 500 and error.code not in (408, 429):
                 raise _failed(card, url, problem) from None
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
@@ -158,7 +158,7 @@ def _connection(url: str, part: Path, progress: Callable[[int, int | None], None
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
         goes_on = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {done}-")
         if answer.status == 206 and not goes_on:
-            part.unlink()
+            _discard(part)
             return False
         if not goes_on:
             done = 0
@@ -198,6 +198,11 @@ def _failed(card: Card, url: str, why: str) -> UserError:
 def _tag(part: Path) -> Path:
     """Beside a partial download: the server's mark of the version it is of."""
     return part.with_name(part.name + ".tag")
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _tag(part).unlink(missing_ok=True)
 
 
 def _sidecar(path: Path) -> Path:
