@@ -424,8 +424,9 @@ def _scratch(out: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
+        here = str(error.filename or "").startswith(str(out.parent))
+        if not here and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise  # of a source, not of ours
         raise UserError(
             f"Cannot write to {out.parent}: {error.strerror or error}. Preparing needs about three times the size of "
             "the uncompressed texts; free some space or set SYMCERE_HOME to another disk. Nothing half-made was kept."

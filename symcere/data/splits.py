@@ -160,9 +160,7 @@ def _pairs(path: Path, num_users: int, num_items: int) -> np.ndarray:
         table = pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
         columns = [table[name].combine_chunks() for name in ("user", "item")]
     except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise UserError(
-            f"Cannot read the split's {path}: {error}. Columns user,item of numbers are expected."
-        ) from None
+        raise UserError(f"Cannot read the split's {path}: {error}. The columns user,item are expected.") from None
     for column, most, name in zip(columns, (num_users, num_items), ("user", "item"), strict=True):
         bad = pc.fill_null(pc.or_(pc.less(column, 0), pc.greater_equal(column, most)), True).to_numpy(False)
         if bad.any():
