@@ -7,6 +7,9 @@ from torch import Tensor
 
 from symcere.objective.history import History
 
+UNIT = 1 << 40
+"""What an inclusion probability of 1 is cut into; millions of nodes add up without overflow."""
+
 
 class Candidates(NamedTuple):
     """Distinct nodes, shared by all anchors of a batch."""
@@ -28,10 +31,10 @@ class InBatch:
     def __init__(self, counts: Tensor, batch_size: int):
         # A node of m interactions is missing from B of E with probability Π_{j<m} (E − B − j) / (E − j).
         total, most = int(counts.sum()), int(counts.max()) if len(counts) else 0
-        j = torch.arange(most, dtype=torch.float64, device=counts.device)
+        j = torch.arange(most, dtype=torch.float64)
         missing = ((total - batch_size - j).clamp_min(0) / (total - j)).log().cumsum(0)
         table = torch.cat([missing.new_tensor([-torch.inf]), (-missing.expm1()).log()])
-        self.log_inclusion = table[counts].float()
+        self.log_inclusion = table[counts.cpu()].float().to(counts.device)
 
     def draw(self, nodes: Tensor) -> Candidates:
         """The candidates of a batch whose interactions have these nodes, int64 [B]."""
@@ -55,19 +58,26 @@ class Sampled:
     def __init__(self, n: int, weights: Tensor):
         if not bool((weights > 0).all()):
             raise ValueError("Every weight must be positive: a node that is never drawn has no inclusion probability.")
-        self.num_nodes, self.n = len(weights), min(n, len(weights))
-        inclusion = torch.ones(len(weights), dtype=torch.float64, device=weights.device)
-        order = weights.argsort(descending=True, stable=True)
-        heavy = weights[order].double()
+        self.num_nodes, self.n, device = len(weights), min(n, len(weights)), weights.device
+        order = weights.cpu().argsort(descending=True, stable=True)
+        heavy = weights.cpu()[order].double()
         # With the k heaviest certain, the next one has π = (n − k) · w / (weight left): certain as well if that is ≥ 1.
         left = heavy.flip(0).cumsum(0).flip(0)
-        k = torch.arange(len(weights), device=weights.device)
-        certain = int(((self.n - k) * heavy < left * (1 - 1e-9)).int().argmax()) if self.n < len(weights) else self.n
-        self.certain, self.rest = order[:certain], order[certain:]
-        if len(self.rest):
-            inclusion[self.rest] = (self.n - certain) * heavy[certain:] / left[certain]
-        self.inclusion = inclusion
-        self.log_inclusion = inclusion.log().float()
+        k = torch.arange(self.num_nodes)
+        uncertain = (self.n - k) * heavy < left * (1 - 1e-9)
+        certain = int(uncertain.int().argmax()) if self.n < self.num_nodes else self.n
+        inclusion = torch.ones(self.num_nodes, dtype=torch.float64)
+        # π in whole units that add up exactly: sums of integers are the same on every device, in any order.
+        units = inclusion.new_zeros(0).long()
+        if self.n < self.num_nodes:
+            share = (self.n - certain) * heavy[certain:] / left[certain]
+            inclusion[order[certain:]] = share
+            units = (share * UNIT).long()
+            short = (self.n - certain) * UNIT - int(units.sum())
+            units[: abs(short)] += 1 if short > 0 else -1
+        self.certain, self.rest = order[:certain].to(device), order[certain:].to(device)
+        self.units = units.to(device)
+        self.log_inclusion = inclusion.log().float().to(device)
 
     def draw(self, generator: torch.Generator | None = None) -> Candidates:
         """One draw. Workers that are to share their candidates seed their generators alike.
@@ -75,17 +85,15 @@ class Sampled:
         Args:
             generator: on the device of the weights.
         """
-        device = self.inclusion.device
+        device = self.rest.device
         if self.n == self.num_nodes:
             ids = torch.arange(self.n, device=device)
         else:
-            size = self.n - len(self.certain)
-            order = self.rest[torch.randperm(len(self.rest), generator=generator, device=device)]
-            upto = self.inclusion[order].cumsum(0)
-            start = torch.rand((), dtype=torch.float64, generator=generator, device=device)
-            grid = start + torch.arange(size, dtype=torch.float64, device=device)
-            at = torch.searchsorted(upto, grid, right=True).clamp_max(len(order) - 1)
-            ids = torch.cat([self.certain, order[at]])
+            shuffle = torch.randperm(len(self.rest), generator=generator, device=device)
+            start = torch.randint(UNIT, (), generator=generator, device=device)
+            grid = start + UNIT * torch.arange(self.n - len(self.certain), device=device)
+            at = torch.searchsorted(self.units[shuffle].cumsum(0), grid, right=True)
+            ids = torch.cat([self.certain, self.rest[shuffle[at]]])
         return Candidates(ids, self.log_inclusion[ids])
 
 

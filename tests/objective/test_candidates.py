@@ -55,7 +55,7 @@ def test_locate():
 # ---------------------------------------------------------------- sampled candidates
 
 
-def frequencies(sampled, rounds=4000):
+def frequencies(sampled, rounds=2000):
     g = torch.Generator().manual_seed(0)
     seen = torch.zeros(sampled.num_nodes)
     for _ in range(rounds):
@@ -69,7 +69,7 @@ def frequencies(sampled, rounds=4000):
 def test_uniform_sampling_includes_each_node_with_probability_n_over_all(n):
     sampled = Sampled(n, torch.ones(10))
     torch.testing.assert_close(sampled.log_inclusion, torch.full((10,), n / 10).log())
-    assert (frequencies(sampled) - n / 10).abs().max() < 4 * 0.5 / 4000**0.5
+    assert (frequencies(sampled) - n / 10).abs().max() < 4 * 0.5 / 2000**0.5
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 9])
@@ -83,7 +83,7 @@ def test_popularity_sampling_has_the_inclusion_probabilities_it_states(n):
     below = inclusion < 1 - 1e-6  # in proportion to weight where not certain
     ratio = inclusion[below] / weights[below]
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
-    assert (frequencies(sampled) - inclusion).abs().max() < 4 * 0.5 / 4000**0.5
+    assert (frequencies(sampled) - inclusion).abs().max() < 4 * 0.5 / 2000**0.5
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,7 +92,7 @@ def test_any_weights_give_exactly_n_distinct_nodes(seed, N, n):
     g = torch.Generator().manual_seed(seed)
     weights = torch.rand(N, generator=g).pow(-2).ceil()  # heavy tail
     sampled = Sampled(n, weights)
-    assert sampled.inclusion.sum().item() == pytest.approx(min(n, N))
+    assert sampled.log_inclusion.exp().sum().item() == pytest.approx(min(n, N))
     for _ in range(5):
         ids = sampled.draw(g).ids
         assert len(ids) == len(ids.unique()) == min(n, N)
