@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -10,7 +10,7 @@ T = TypeVar("T")
 _END = object()
 
 
-def ahead(source: Iterable[T], depth: int = 2) -> Iterator[T]:
+def ahead(source: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
     """The items of ``source`` in their order, made by a thread that is at most ``depth`` items ahead.
 
     It pays where either side spends its time outside the interpreter (decompression, Arrow, hashing, the disk). An

@@ -15,8 +15,8 @@ take the review with it.
 import errno
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -94,7 +94,7 @@ def assemble(
     """
     tell = progress or (lambda step, done, total: None)
     given = splits.Files.read(Path(data.split.files)) if data.split.kind == "files" else None
-    with _scratch(out) as folder:
+    with _scratch(out) as folder, ExitStack() as stack:
         reviews = _Intake(folder, bool(data.min_words)).take(batches, tell)
         counts = [*_reader_counts(batches, len(reviews.user))]
         if not len(reviews.user):
@@ -110,7 +110,7 @@ def assemble(
             split: Entries(
                 users[part == number],
                 items[part == number],
-                texts.of(number),
+                stack.enter_context(closing(texts.of(number))),
                 reviews.rating[kept[part == number]],
                 reviews.time[kept[part == number]],
             )
@@ -170,8 +170,10 @@ class _Intake:
         schema = pa.schema({"text": pa.string()})
         total = int(getattr(batches, "bytes_total", 0) or 0)
         rows = 0
-        with pa.OSFile(str(self.spill), "wb") as sink, pa.ipc.new_stream(sink, schema) as file:
-            for batch in ahead(batches):
+        with ExitStack() as stack:
+            sink = stack.enter_context(pa.OSFile(str(self.spill), "wb"))
+            file = stack.enter_context(pa.ipc.new_stream(sink, schema))
+            for batch in stack.enter_context(closing(ahead(batches))):
                 for column in ids:
                     ids[column].append(batch[column].dictionary_encode())  # lets go of the batch's own memory
                 text = batch["text"]
@@ -220,7 +222,7 @@ def _reader_counts(batches: object, parsed: int) -> Iterator[tuple[str, int]]:
 
 
 def _filter(reviews: _Intake, data: config.Data, counts: list[tuple[str, int]], name: str) -> np.ndarray:
-    """Positions of the reviews that stay, sorted by user, then item; each step is added to ``counts``."""
+    """Positions of the reviews that stay; each step is added to ``counts``. No rating is below every threshold."""
     pair = reviews.user.astype(np.int64) * len(reviews.item_ids) + reviews.item
 
     def left(step: str, kept: np.ndarray) -> np.ndarray:
@@ -253,8 +255,7 @@ def _filter(reviews: _Intake, data: config.Data, counts: list[tuple[str, int]], 
             f"every user and item must keep at least {data.core}. The largest core that is not empty is the "
             f"{most}-core: --data.core {most} or less. {_sentence(counts)}"
         )
-    kept = left(f"{data.core}-core", kept[inside])
-    return kept[np.argsort(pair[kept])]
+    return left(f"{data.core}-core", kept[inside])
 
 
 def _duplicates(reviews: _Intake, pair: np.ndarray) -> np.ndarray:
@@ -395,7 +396,7 @@ class _Texts:
                 row += len(batch)
                 self._tell("sorting", row, len(place))
 
-    def of(self, part: int) -> Iterator[pa.Array]:
+    def of(self, part: int) -> Generator[pa.Array, None, None]:
         """The texts of one part, cleaned, in order; can be had once."""
         for texts in ahead(self._collected(part)):
             yield texts
@@ -428,8 +429,8 @@ def _scratch(out: Path) -> Iterator[Path]:
         if not here and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise  # of a source, not of ours
         raise UserError(
-            f"Cannot write to {out.parent}: {error.strerror or error}. Preparing needs about three times the size of "
-            "the uncompressed texts; free some space or set SYMCERE_HOME to another disk. Nothing half-made was kept."
+            f"Cannot write to {out.parent}: {os.strerror(error.errno or 0)}. Preparing takes three times the size "
+            "of the uncompressed texts; free some space or set SYMCERE_HOME to another disk. Nothing half-made is kept."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ import html
 import json
 import random
 import re
+import threading
 from collections import Counter
 
 import numpy as np
@@ -18,6 +19,7 @@ from symcere.config import Data, Split
 from symcere.config.fields import to_dict
 from symcere.data import prepare
 from symcere.data.ahead import ahead
+from symcere.data.cards import find, own
 from symcere.data.cleaning import clean, clean_text, count_words
 from symcere.data.corpus import NO_TIME, SPLITS, Corpus
 from symcere.data.prepare import assemble
@@ -341,6 +343,7 @@ def test_a_failure_at_any_point_leaves_the_older_corpus(tmp_path, monkeypatch):
             assemble(batches(block(4)), Data(core=1), tmp_path / "c", name="c", progress=stop)
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
     assert Corpus.open(tmp_path / "c").fingerprint == older.fingerprint
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -430,3 +433,25 @@ def test_the_random_split_and_the_given_files_are_the_peers(shared_data, anchors
     data = Data(core=core, split=Split("files", files=str(anchors / anchor)))
     named = assemble(read([shared_data / file]), data, tmp_path / "named", name="c")
     assert named.fingerprint == drawn.fingerprint
+
+
+# ---------------------------------------------------------------- from cards
+
+
+def test_a_table_of_ones_own_with_titles(tmp_path):
+    table = tmp_path / "orders.csv"
+    rows = [f"{u},{i},{i.upper()} deluxe,{r},{text}" for u, i, r, _, text in block()]
+    table.write_text("\n".join(["user,item,item_title,rating,text", *rows]))
+    corpus = prepare.prepare(own("shop", [table]), Data("shop", core=2), [table], tmp_path / "c")
+    assert corpus.name == "shop"
+    assert corpus.item_titles.to_pylist() == ["I0 deluxe", "I1 deluxe", "I2 deluxe", "I3 deluxe"]
+    assert contents(corpus).keys() == {row[:2] for row in block()}
+
+
+def test_the_embedded_default(tmp_path):
+    card = find("synthetic")
+    corpus = prepare.prepare(card, card.data, [], tmp_path / "c")
+    assert corpus.name == "synthetic"
+    assert corpus.item_titles.null_count == 0
+    again = prepare.prepare(card, card.data, [], tmp_path / "d")
+    assert again.fingerprint == corpus.fingerprint
