@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK = 64
-"""Columns of one product on a CPU: rows of 256 bytes stay in cache where wider ones do not."""
+"""Columns of one product on a CPU, where there are more than two such blocks: narrow tables stay in cache."""
 
 Noise = Callable[[Tensor], Tensor]
 """What is added to a layer [n, c], from that layer; constant for the gradient.
@@ -181,11 +181,11 @@ def _csr_product(offsets: Tensor, columns: Tensor, weights: Tensor, H: Tensor) -
     def product(H: Tensor) -> Tensor:
         return F.embedding_bag(columns, H, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
-    if H.shape[1] <= BLOCK:
+    if H.shape[1] <= 2 * BLOCK:
         return product(H)
     out = H.new_empty(len(offsets) - 1, H.shape[1])
     for start in range(0, H.shape[1], BLOCK):
-        out[:, start : start + BLOCK] = product(H[:, start : start + BLOCK])
+        out[:, start : start + BLOCK] = product(H[:, start : start + BLOCK].contiguous())
     return out
 
 
