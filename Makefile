@@ -44,9 +44,9 @@ $(READY): requirements.lock pyproject.toml
 	fi; \
 	echo "Setting up .venv with $$("$$python" --version) and the versions of requirements.lock (about 2.5 GB, a few minutes)"; \
 	"$$python" -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip==$(PIP)
-	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable . --group dev
-	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --no-deps --group demo
+	@$(BIN)/python -m pip install -qq pip==$(PIP)
+	@$(BIN)/python -m pip install -qq --constraint requirements.lock --editable . --group dev
+	@$(BIN)/python -m pip install -qq --constraint requirements.lock --no-deps --group demo
 	@touch $@
 
 # Of torch the version alone counts: which build (CPU, CUDA) it is, is the machine's affair.

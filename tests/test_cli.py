@@ -357,6 +357,7 @@ def test_two_whole_experiments_are_refused(calls, capsys, tmp_path):
     [
         (UserError("It is\nbroken."), 2, "error: It is broken.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/data/x"), 2, "The disk is full while writing /data/x."),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), 2, "The disk is full. Free some space"),
         (MemoryError(), 2, "Not enough memory."),
         (KeyError("lost"), 1, "error: KeyError: 'lost' (This is an error of symcere itself; --debug"),
         (KeyboardInterrupt(), 130, "\nInterrupted; nothing half-written was kept.\n"),

@@ -184,8 +184,9 @@ def explain(error: Exception) -> tuple[int, str]:
     """Exit code and paragraph for an exception."""
     if isinstance(error, UserError):
         return 2, " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = f" while writing {error.filename}" if error.filename else ""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "database or disk is full" in str(error):  # SQLite's words, through MLflow
+        place = f" while writing {error.filename}" if getattr(error, "filename", None) else ""
         return 2, f"The disk is full{place}. Free some space (`symcere ls`, `symcere rm`) or set SYMCERE_HOME."
     if isinstance(error, MemoryError):
         return 2, f"Not enough memory. {error} A smaller train.batch_size or evaluation chunk needs less.".strip()
