@@ -186,7 +186,8 @@ def explain(error: Exception) -> tuple[int, str]:
         return 2, " ".join(str(error).split())
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "database or disk is full" in str(error):  # SQLite's words, through MLflow
-        place = f" while writing {error.filename}" if getattr(error, "filename", None) else ""
+        file = getattr(error, "filename", None)
+        place = f" while writing {file}" if file else ""
         return 2, f"The disk is full{place}. Free some space (`symcere ls`, `symcere rm`) or set SYMCERE_HOME."
     if isinstance(error, MemoryError):
         return 2, f"Not enough memory. {error} A smaller train.batch_size or evaluation chunk needs less.".strip()
