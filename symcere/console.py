@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shutil
 import sys
 import textwrap
@@ -66,6 +67,8 @@ def _show_mapping(value: Mapping[str, Any]) -> None:
         print(f"\n{_words(name)}")
         if _is_table(below):
             table(below)
+        elif name == "metrics":
+            metrics(below)
         else:
             facts(below, indent=2)
     for note in notes:
@@ -89,6 +92,26 @@ def facts(values: Mapping[str, Any], indent: int = 0) -> None:
     width = max((len(str(k)) for k in values), default=0)
     for name, value in values.items():
         print(f"{'':{indent}}{_words(name):<{width}}  {cell(value)}")
+
+
+_AT = re.compile(r"(?P<metric>.+)_at_(?P<k>\d+)(?P<group>_\w+)?")
+
+
+def metrics(values: Mapping[str, float]) -> None:
+    """Metrics by their names (``test_ndcg_at_10``): a line for each, a column for each cut-off; others as facts."""
+    rows: dict[str, dict[str, Any]] = {}
+    other = {}
+    for name, value in values.items():
+        found = _AT.fullmatch(name)
+        if found is None:
+            other[name] = value
+            continue
+        row = found["metric"] + (found["group"] or "")
+        rows.setdefault(row, {"metric": _words(row)})[f"@{found['k']}"] = value
+    if rows:
+        cuts = sorted({c for r in rows.values() for c in r if c != "metric"}, key=lambda c: int(c[1:]))
+        table(list(rows.values()), ["metric", *cuts])
+    facts(other, indent=2)
 
 
 def cell(value: Any) -> str:

@@ -43,7 +43,13 @@ class Run:
     notes: tuple = ("k = 50 is beyond the catalogue",)
 
 
-RESULTS = {"prepare": Corpus(), "embed": Embeddings(), "train": Run(), "baselines": {"ease": {"about": "closed form"}}}
+RESULTS = {
+    "prepare": Corpus(),
+    "embed": Embeddings(),
+    "train": Run(),
+    "baselines": {"ease": {"about": "closed form"}},
+    "ls": [{"name": "corpora/shop", "size": 1_300_000}],
+}
 
 
 @pytest.fixture
@@ -261,8 +267,21 @@ def test_what_libraries_print_does_not_disturb_json(monkeypatch, capsys):
 def test_people_get_names_and_figures(calls, capsys):
     main(["train", "shop"])
     out = capsys.readouterr().out
-    assert "test ndcg at 10    0.2500" in out
+    assert [line.split() for line in out.splitlines() if "test" in line] == [
+        ["test", "ndcg", "0.2500"],
+        ["test", "recall", "–"],
+    ]
     assert "note: k = 50 is beyond the catalogue" in out
+
+
+def test_sizes_are_for_people_and_for_programs(calls, capsys, monkeypatch):
+    main(["ls"])
+    assert "1.3 MB" in capsys.readouterr().out
+    main(["ls", "--json"])
+    assert json.loads(capsys.readouterr().out) == {"ls": RESULTS["ls"]}
+    monkeypatch.setitem(RESULTS, "ls", [])
+    main(["ls"])
+    assert capsys.readouterr().out.strip() == "Nothing is stored yet."
 
 
 def test_help(capsys):

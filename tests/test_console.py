@@ -64,7 +64,7 @@ def test_show(capsys):
             "name": "shop",
             "users": 1234,
             "empty": None,
-            "metrics": {"ndcg_at_10": 0.25},
+            "figures": {"mean_activity": 0.25},
             "counts": [{"step": "raw", "reviews": 10_000}, {"step": "[kept]", "reviews": 9}],
             "notes": ["mind the gap"],
         }
@@ -73,8 +73,8 @@ def test_show(capsys):
         "name   shop",
         "users  1,234",
         "",
-        "metrics",
-        "  ndcg at 10  0.2500",
+        "figures",
+        "  mean activity  0.2500",
         "",
         "counts",
         "step     reviews",
@@ -82,6 +82,19 @@ def test_show(capsys):
         "raw       10,000",
         "[kept]         9",
         "note: mind the gap",
+    ]
+
+
+def test_metrics_are_a_table_over_their_cut_offs(capsys):
+    console.metrics(
+        {"test_ndcg_at_10": 0.5, "test_ndcg_at_5": 0.25, "test_ndcg_at_5_head": 0.125, "best_epoch": 7, "x_at_y": 1.0}
+    )
+    assert [line.split() for line in capsys.readouterr().out.splitlines() if "─" not in line] == [
+        ["metric", "@5", "@10"],
+        ["test", "ndcg", "0.2500", "0.5000"],
+        ["test", "ndcg", "head", "0.1250"],
+        ["best", "epoch", "7"],
+        ["x", "at", "y", "1.0000"],
     ]
 
 

@@ -137,6 +137,7 @@ def embed(args: Namespace) -> Any:
     dataset, settings = _dataset(args), _settings(args, "text")
     with console.progress("embed") as progress:
         made = steps.embed(dataset, settings, progress=progress)
+    assert made is not None  # only an experiment without text has none, and settings of `text` cannot say so
     return {
         "reviews": made.reviews.shape[0],
         "width": made.reviews.shape[1],
@@ -226,6 +227,13 @@ def ls(args: Namespace) -> Any:
     from symcere import steps
 
     return steps.ls()
+
+
+def _show_stored(stored: Any) -> None:
+    found = console.plain(stored)
+    if not found:
+        print("Nothing is stored yet.")
+    console.show([{**record, "size": console.human_bytes(record["size"])} for record in found])
 
 
 def rm(args: Namespace) -> Any:
@@ -329,7 +337,7 @@ COMMANDS = (
         ),
     ),
     Command("baselines", "list the named methods for `train --baseline`", baselines),
-    Command("ls", "list what is stored, how large, and what depends on it", ls),
+    Command("ls", "list what is stored, how large, and what depends on it", ls, show=_show_stored),
     Command(
         "rm",
         "free what is stored",
