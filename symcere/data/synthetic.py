@@ -178,7 +178,7 @@ _BRANDS = (
 )  # fmt: skip
 
 _DAY = 86_400
-_START, _DAYS = 1_325_376_000, 4_000  # 2012-01-01 and the span of review dates
+_START, _DAYS = 1_325_376_000, 3_600  # 2012-01-01, and the days in which users leave their first review
 _MAX_SENTENCES = 9
 
 
@@ -352,7 +352,7 @@ class Synthetic:
         flat, num_cells = weight.ravel(), weight.shape[1]
 
         pairs = np.empty(0, dtype=np.int64)  # row * items + item, in the order drawn
-        for _ in range(3):
+        for _ in range(6):
             short = wanted - np.bincount(pairs // self.items, minlength=len(users))
             rows = np.repeat(np.arange(len(users)), np.where(short > 0, short + short // 4 + 1, 0))
             if not len(rows):
@@ -415,6 +415,7 @@ class Synthetic:
             slots.append(pool.take(pa.array(index, mask=lengths <= slot)))
         if not slots:
             return pa.array([""] * n)
+        slots[0] = slots[0].fill_null("")  # a row of nulls alone would be left out
         return pc.binary_join_element_wise(*slots, " ", null_handling="skip")
 
     # ---- the stream
@@ -440,7 +441,7 @@ class Synthetic:
             latent = 3.6 + 0.8 * matches.sum(1) / self.cares + lenience + rng.normal(0, 0.7, len(users))
             ratings = np.clip(np.rint(latent), 1, 5).astype(np.float32)
             first = np.repeat(rng.integers(0, _DAYS, len(members)), self._activity[members])
-            days = first + (rng.exponential(200.0, len(users))).astype(np.int64)
+            days = first + np.minimum(rng.exponential(200.0, len(users)), 700).astype(np.int64)
             yield pa.RecordBatch.from_arrays(
                 [
                     self.user_ids(users),
@@ -522,7 +523,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named settings, to start from: ``Synthetic.from_options({"preset": "dense"})``. The defaults are the demo."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Planted:
     """Reviews given together with their split."""
 
@@ -585,7 +586,7 @@ def communities(users: int = 30, items: int = 24, train: int = 8, seed: int = 0)
 # ---------------------------------------------------------------- the truth
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Truth:
     """What was planted, in the numbering of ``users`` and ``items`` (positions in the generator)."""
 
