@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symcere.config import Model
+from symcere.model.own import OwnFree
 from symcere.model.propagation import Graph, Noise
 from symcere.model.scorer import FactorScorer
 
@@ -55,30 +56,37 @@ def normalise(z: Tensor, kind: str, side: Side) -> Tensor:
     return z
 
 
-def text_input(settings: Model, graph: Graph, profiles: np.ndarray, has_text: np.ndarray) -> Tensor:
-    """The frozen input of the text tower, computed once.
+def marked(profiles: np.ndarray, has_text: np.ndarray, num_users: int) -> Tensor:
+    """Profiles with two more columns, which mark users and items without any training review.
 
-    Two columns are appended to the profiles: they mark users and items without any training review, so that the
-    tower's weights for them are the one learned vector such a node has.
+    The tower's weights for the marks are the one learned vector that such a user, or item, has.
 
     Args:
         profiles: float32 [N, t], zero where ``has_text`` is False.
         has_text: bool [N].
 
     Returns:
-        float32 [N, t + 2]: propagated for ``linear`` and ``post-mlp``; for ``sign`` [N, (L'+1)(t+2)], every hop side
-        by side (arXiv 2004.11198); as it is for ``mlp``, which propagates after the tower.
+        float32 [N, t + 2].
     """
     missing = np.zeros((len(profiles), 2), dtype=np.float32)
-    missing[: graph.num_users, 0] = ~has_text[: graph.num_users]
-    missing[graph.num_users :, 1] = ~has_text[graph.num_users :]
-    x = torch.from_numpy(np.concatenate([profiles, missing], axis=1))
+    missing[:num_users, 0] = ~has_text[:num_users]
+    missing[num_users:, 1] = ~has_text[num_users:]
+    return torch.from_numpy(np.concatenate([profiles, missing], axis=1))
+
+
+def text_input(settings: Model, graph: Graph, x: Tensor) -> Tensor:
+    """The frozen input of the text tower, computed once from the marked profiles ``x`` [N, t].
+
+    Returns:
+        float32 [N, t]: propagated for ``linear`` and ``post-mlp``; for ``sign`` [N, (L'+1)·t], every hop side by side
+        (arXiv 2004.11198); as it is for ``mlp``, which propagates after the tower.
+    """
     if settings.text_tower == "mlp":
         return x
     hops = graph.hops(x, settings.text_layers)
     if settings.text_tower == "sign":
         return torch.cat(hops, dim=1)
-    return torch.stack(hops).mean(dim=0) if len(hops) > 1 else hops[0]
+    return sum(hops[1:], hops[0]) / len(hops)
 
 
 class Recommender(nn.Module):
@@ -89,9 +97,14 @@ class Recommender(nn.Module):
         counts: training interactions of each item, int [I].
         text: frozen input of the tower, see :func:`text_input`; needed where a text view takes part.
         has_text: bool [N], nodes with a training review; given together with ``text``.
+        own: what leaves a pair's own review or edge out of its profiles (``settings.drop_own``).
     """
 
     graph: Graph
+    text: Tensor
+    has_text: Tensor
+    temperature: Tensor
+    bias: Tensor | None
 
     def __init__(
         self,
@@ -100,9 +113,10 @@ class Recommender(nn.Module):
         counts: np.ndarray,
         text: Tensor | None = None,
         has_text: np.ndarray | None = None,
+        own: OwnFree | None = None,
     ):
         super().__init__()
-        self.settings, self.graph = settings, graph
+        self.settings, self.graph, self.own = settings, graph, own
         self.num_users, self.num_items = graph.num_users, graph.num_items
         d = settings.dim
         if settings.features != "text":
@@ -172,7 +186,8 @@ class Recommender(nn.Module):
             z = graph if s.features == "id" else text
             assert z is not None
             return normalise(z, kind, side)
-        assert graph is not None and text is not None
+        assert graph is not None
+        assert text is not None
         if s.fusion == "concat":
             weighted = s.fusion_weight**0.5 * normalise(graph, kind, side)
             return torch.cat([weighted, normalise(text, kind, side)], dim=-1)
@@ -218,23 +233,25 @@ class Recommender(nn.Module):
 
     def _scored_pair(self, graph: Tensor | None, text: Tensor | None, num_users: int, kind: str = "") -> Pair:
         """Z of rows of users, then items."""
-        g, t = self._pair(graph, num_users), self._pair(text, num_users)
-        return Pair(
-            self.scored(g and g.users, t and t.users, "user", kind),
-            self.scored(g and g.items, t and t.items, "item", kind),
-        )
+        g = (None, None) if graph is None else (graph[:num_users], graph[num_users:])
+        t = (None, None) if text is None else (text[:num_users], text[num_users:])
+        return Pair(self.scored(g[0], t[0], "user", kind), self.scored(g[1], t[1], "item", kind))
 
-    def own_free(self, edges: Tensor, scored: Pair, users: Tensor, items: Tensor) -> Pair | None:
-        """Z of each training pair without what the pair itself put into it; None where nothing is left out.
+    def own_free(self, edges: Tensor, graph: Pair | None, users: Tensor, items: Tensor) -> Pair | None:
+        """Z of each training pair without what the pair itself put into its text views, both [B, d].
+
+        None where nothing is left out (``model.drop_own``).
 
         Args:
             edges: int64 [B], places in the training matrix.
-            scored: Z of the step's rows.
-            users, items: int64 [B], each pair's positions in ``scored``.
+            graph: the graph view of the step's rows.
+            users, items: int64 [B], each pair's positions in it.
         """
-        if self.settings.drop_own == "none":
+        if self.own is None:
             return None
-        raise NotImplementedError
+        x_u, x_i, _, _ = self.own(edges)
+        g = (None, None) if graph is None else (graph.users[users], graph.items[items])
+        return Pair(self.scored(g[0], self.tower(x_u), "user"), self.scored(g[1], self.tower(x_i), "item"))
 
     def has_text_of(self, nodes: Tensor, items: bool) -> Tensor:
         """bool [n]: which of these users, or items, have a training review."""

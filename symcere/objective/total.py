@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symcere.config import Alignment, Experiment
+from symcere.model.propagation import Graph
 from symcere.model.recommender import Pair, Recommender, Views
 from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
 from symcere.objective.contrastive import Kind, contrastive, pair_logits
@@ -104,7 +105,7 @@ class TotalLoss(nn.Module):
                 self.register_buffer("user_bias", activity, persistent=False)
         else:
             self.user_bias = None
-        self.augmented: list = []
+        self.augmented: list[Graph] = []
         if self.settings.same.on and self.settings.same.loss == "reconstruct":
             # RLMRec-Gen: what stands for a masked node, and the way from the graph view back to a profile.
             d, t = self.model_settings.dim, model.text.shape[1]
@@ -147,7 +148,7 @@ class TotalLoss(nn.Module):
             noise=noise,
             keep=s.augment.layer if noise is not None else 0,
         )
-        terms = {"ranking": self._ranking(model, views.scored, batch, users, items, negatives)}
+        terms: dict[str, Tensor | float] = {"ranking": self._ranking(model, views, batch, users, items, negatives)}
         if s.same.on:
             terms["same"] = s.same.weight * self._same(model, views, users, items, masked)
         if s.cross.on:
@@ -162,7 +163,7 @@ class TotalLoss(nn.Module):
             terms["augment"] = s.augment.weight * self._augment(model, views, users, items, random)
         if s.reg > 0:
             terms["reg"] = s.reg / 2 * self._penalty(model, users, items, len(batch.users))
-        return terms
+        return cast(dict[str, Tensor], terms)
 
     # ------------------------------------------------------------ who takes part
 
@@ -191,12 +192,12 @@ class TotalLoss(nn.Module):
     # ------------------------------------------------------------ terms
 
     def _ranking(
-        self, model: Recommender, z: Pair, batch: Batch, users: Side, items: Side, negatives: Tensor | None
+        self, model: Recommender, views: Views, batch: Batch, users: Side, items: Side, negatives: Tensor | None
     ) -> Tensor:
-        s = self.settings.ranking
+        s, z = self.settings.ranking, views.scored
         tau = self.temperature()
         model.temperature.fill_(float(tau) if not isinstance(tau, Tensor) else tau.detach())
-        own = model.own_free(batch.edges, z, users.at_pair, items.at_pair)
+        own = model.own_free(batch.edges, views.graph, users.at_pair, items.at_pair)
         left = own.users if own is not None else z.users[users.at_pair]
         right = own.items if own is not None else z.items[items.at_pair]
         if s.loss == "directau":
@@ -263,11 +264,11 @@ class TotalLoss(nn.Module):
             nodes = side.nodes[side.distinct] + shift
             counts = model.has_text[nodes] if masked is None else model.has_text[nodes] & masked[nodes]
             rows = side.distinct[counts]
-            graph, text = ((v.items if shift else v.users) if v else None for v in (views.graph, views.text))
+            graph = _of(views.graph, shift)[rows]
             if masked is None:
-                left, right = graph[rows], text[rows]
+                left, right = graph, _of(views.text, shift)[rows]
             else:
-                left, right = self.decoder(graph[rows]), model.text[nodes[counts]]
+                left, right = self.decoder(graph), model.text[nodes[counts]]
             total = total + self._identity(left, right, 1 / s.temperature, both=s.loss == "symcere")
         return total
 
@@ -340,7 +341,8 @@ class TotalLoss(nn.Module):
         u, i = users.nodes[users.distinct], items.nodes[items.distinct]
         if s.kind == "xsimgcl":
             views_of = [
-                (v.users[users.distinct], v.items[items.distinct]) for v in (views.graph, cast(Pair, views.kept))
+                (v.users[users.distinct], v.items[items.distinct])
+                for v in (cast(Pair, views.graph), cast(Pair, views.kept))
             ]
         else:
             graphs = self.augmented or [model.graph, model.graph]
@@ -372,3 +374,8 @@ class TotalLoss(nn.Module):
         u, i = users.nodes[users.distinct], items.nodes if drawn else items.nodes[items.distinct]
         rows = torch.cat([u, i + model.num_users])
         return model.embedding[rows].square().sum() / batch_size
+
+
+def _of(view: Pair | None, items: int) -> Tensor:
+    assert view is not None
+    return view.items if items else view.users

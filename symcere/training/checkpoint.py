@@ -26,6 +26,7 @@ class Checkpoint:
     Attributes:
         corpus: name and fingerprint of the corpus it was trained on.
         epoch: epochs done.
+        metric, best_value, best_epoch: what selects, its best value and where it was reached (0: nowhere yet).
         history: one mapping of figures for each epoch.
         best: weights of the epoch with the best validation NDCG@10; what is evaluated and served.
         last, optimiser: weights and optimiser state after ``epoch``, to go on from; empty for a closed form.
@@ -34,6 +35,8 @@ class Checkpoint:
     experiment: Experiment
     corpus: dict[str, str]
     epoch: int = 0
+    metric: str = "val_ndcg_at_10"
+    best_value: float = -1.0
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)

@@ -13,16 +13,17 @@ from symcere.config import Experiment
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.evaluation import Evaluator
-from symcere.model.closed_form import closed_form
+from symcere.model.closed_form import closed_form, from_state
+from symcere.model.own import OwnFree
 from symcere.model.propagation import Graph
-from symcere.model.recommender import Recommender, text_input
+from symcere.model.recommender import Recommender, marked, text_input
 from symcere.model.scorer import Scorer
 from symcere.objective.total import Batch, TotalLoss
 from symcere.text import Embeddings, profiles
 from symcere.training.checkpoint import Checkpoint
 
 SELECTED = 10
-"""Model selection is by validation NDCG at this cut-off."""
+"""Model selection is by validation NDCG at this cut-off, or the largest that a tiny catalogue has."""
 CHECKPOINT_EVERY = 10.0
 """Seconds between checkpoints at most; what a kill can lose is done again, with the same numbers."""
 
@@ -100,8 +101,8 @@ def fit(
         state = Checkpoint(experiment, where)
     train, saved = experiment.train, time.monotonic()
     validate = Evaluator(corpus, "val", ks=(SELECTED,))
-    best = max((e.get(f"val_ndcg_at_{SELECTED}", -1.0) for e in state.history), default=-1.0)
-    bad_rounds = _rounds_without_gain(state, train.eval_every)
+    state.metric = f"val_ndcg_at_{validate.ks[-1]}"
+    bad_rounds = sum(e["epoch"] > state.best_epoch for e in state.history if state.metric in e)
 
     with _deterministic(train.deterministic):
         while state.epoch < train.epochs and not state.finished:
@@ -110,14 +111,14 @@ def fit(
             epoch = Epoch(number, run.train_epoch(number))
             if number % train.eval_every == 0 or number == train.epochs:
                 epoch.metrics = validate(run.model.scorer()).metrics
-                value = epoch.metrics[f"ndcg_at_{SELECTED}"]
-                epoch.best = value > best
+                value = epoch.metrics[state.metric.removeprefix("val_")]
+                epoch.best = value > state.best_value
                 bad_rounds = 0 if epoch.best else bad_rounds + 1
             epoch.seconds = time.perf_counter() - start
             state.epoch = number
             state.history.append({"epoch": number, **epoch.flat()})
             if epoch.best:
-                best, state.best_epoch, state.best = value, number, run.weights()
+                state.best_value, state.best_epoch, state.best = value, number, run.weights()
             stop = on_epoch(epoch) if on_epoch is not None else None
             state.finished = bool(stop) or bad_rounds >= train.patience or number == train.epochs
             if path is not None and (state.finished or time.monotonic() - saved >= CHECKPOINT_EVERY):
@@ -138,7 +139,7 @@ def restore(corpus: Corpus, embeddings: Embeddings | None, state: Checkpoint) ->
     state.check_corpus(corpus.name, corpus.fingerprint)
     experiment = state.experiment
     if experiment.closed_form.kind != "none":
-        return Fitted(closed_form(experiment.closed_form, corpus.train, state.best), state)
+        return Fitted(from_state(state.best), state)
     model = build(corpus, embeddings, experiment)
     model.load_state_dict(state.best)
     return Fitted(model.scorer(experiment.evaluate.popularity_weight), state, model)
@@ -146,17 +147,22 @@ def restore(corpus: Corpus, embeddings: Embeddings | None, state: Checkpoint) ->
 
 def build(corpus: Corpus, embeddings: Embeddings | None, experiment: Experiment) -> Recommender:
     """The untrained model, its initial weights decided by ``train.seed`` alone."""
-    graph, text, has_text = Graph(corpus.train), None, None
+    graph = Graph(corpus.train)
+    text = has_text = own = None
     if experiment.needs_text:
         if embeddings is None:
             raise UserError(
                 "This experiment uses review texts: run `symcere embed` first, or set model.features to id."
             )
-        x, has_text = profiles(corpus, embeddings, experiment.model.user_profile)
-        text = text_input(experiment.model, graph, x, has_text)
+        settings = experiment.model
+        found, has_text = profiles(corpus, embeddings, settings.user_profile)
+        x = marked(found, has_text, corpus.num_users)
+        text = text_input(settings, graph, x)
+        if settings.drop_own != "none":
+            own = OwnFree(graph, corpus.train, x, embeddings.reviews, settings.text_layers, settings.drop_own)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.train.seed)
-        model = Recommender(experiment.model, graph, corpus.item_popularity, text, has_text)
+        model = Recommender(experiment.model, graph, corpus.item_popularity, text, has_text, own)
     return model.double() if experiment.train.precision == "fp64" else model
 
 
@@ -237,11 +243,6 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
     """Random numbers decided by ``key`` alone: (seed, epoch) or (seed, epoch, step)."""
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device).manual_seed(seed)
-
-
-def _rounds_without_gain(state: Checkpoint, eval_every: int) -> int:
-    rounds = [e["epoch"] for e in state.history if f"val_ndcg_at_{SELECTED}" in e]
-    return sum(number > state.best_epoch for number in rounds)
 
 
 def _default_device() -> str:

@@ -1,104 +1,34 @@
-"""One function for each command; the Python API a notebook uses.
-
-    from symcere import steps
-    steps.prepare("my-shop", sources=["reviews.csv"], settings={"core": 3})
-    run = steps.train("my-shop")
-    steps.recommend(run.name, ["user-17"], k=10)
-
-A step composes the rooms below it and adds tracking; it holds no logic of its own.
-"""
+"""Training, evaluating and finding again: one run is one row of the MLflow store and one checkpoint."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from symcere.config import Experiment
-from symcere.config.baselines import DEFAULT, baseline, baselines
+from symcere.config.baselines import DEFAULT, baseline
+from symcere.config.baselines import baselines as known_baselines
 from symcere.config.fields import build, merge, to_dict
-from symcere.data import cards
 from symcere.data.corpus import Corpus
-from symcere.errors import UserError, nearest
+from symcere.errors import UserError
 from symcere.home import home
+from symcere.steps.corpora import Progress, Settings, embeddings_of, open_corpus
 
-Settings = Mapping[str, Any]
-Progress = Callable[..., Any] | None
+if TYPE_CHECKING:
+    from symcere.evaluation import Evaluation
+    from symcere.model.scorer import Scorer
+    from symcere.text import Embeddings
+    from symcere.tracking import Tracker
+    from symcere.training import Checkpoint, Epoch, Fitted
+
 CHECKPOINT = "checkpoint.pt"
-
-
-# ---------------------------------------------------------------- data
-
-
-def corpus_path(dataset: str) -> Path:
-    """Where the corpus of a data set (a card's name or path, or the user's own name) is stored."""
-    name = Path(dataset).stem if dataset.endswith((".yaml", ".yml")) else dataset
-    return home() / "corpora" / name
-
-
-def open_corpus(dataset: str) -> Corpus:
-    """A prepared corpus; the synthetic one is prepared on first use, since it needs no file.
-
-    Raises:
-        UserError: unknown data set (nearest names), or known but not prepared (the command).
-    """
-    path = corpus_path(dataset)
-    if path.exists():
-        return Corpus.open(path)
-    card = cards.find(dataset)
-    if card.format == "synthetic":
-        return prepare(dataset)
-    raise UserError(
-        f"Data set '{dataset}' is not prepared. Run `symcere prepare {dataset} --source FILE` first; "
-        f"`symcere fetch {dataset}` gets the file or says how."
-    )
-
-
-def prepare(
-    dataset: str,
-    sources: Sequence[str | Path] = (),
-    *,
-    format: str = "",
-    columns: Mapping[str, str] | None = None,
-    settings: Settings | None = None,
-    name: str = "",
-    progress: Progress = None,
-) -> Corpus:
-    """Review files → corpus, under the home.
-
-    Args:
-        dataset: a card's name, a path to a card, or a new name given together with ``sources``.
-        settings: dotted settings of the experiment's ``data`` part, without the ``data.``: ``{"core": 3}``.
-        name: store it under another name than the data set's.
-    """
-    from symcere.data.prepare import prepare as run
-
-    card = cards.find(dataset, own=bool(sources), format=format, columns=columns or {})
-    found = [Path(s) for s in sources] or card.files(home() / "raw" / card.name)
-    wanted = merge(to_dict(card.data), settings or {}, {"dataset": name or card.name})
-    from symcere.config import Data
-
-    return run(card, build(Data, wanted, "data"), found, corpus_path(name or card.name), progress)
-
-
-def embeddings_of(corpus: Corpus, experiment: Experiment, progress: Progress = None):
-    """Embeddings of the training reviews, made or resumed where they are not there yet; None without text."""
-    if not experiment.needs_text:
-        return None
-    from symcere.text import embed as run
-
-    return run(corpus, experiment.text, home() / "embeddings", progress)
-
-
-def embed(dataset: str, settings: Settings | None = None, progress: Progress = None):
-    """Review texts → embeddings, in a cache that a killed run resumes."""
-    return embeddings_of(open_corpus(dataset), Experiment().replace(settings or {}), progress)
-
-
-# ---------------------------------------------------------------- training and evaluation
+NOTE = "run.json"
+"""Beside a checkpoint: the corpus it depends on, readable without opening it."""
 
 
 @dataclass
@@ -136,7 +66,7 @@ def experiment_for(
     for key, value in merge({}, wanted.get("data", {})).items():
         if key != "dataset" and key in corpus.settings and to_dict(value) != corpus.settings[key]:
             raise UserError(
-                f"data.{key} is {corpus.settings[key]!r} in the prepared corpus '{corpus.name}'; settings of data belong to "
+                f"data.{key} is {corpus.settings[key]!r} in the prepared corpus '{corpus.name}'; to change it run "
                 f"`symcere prepare {corpus.name} --data.{key} {value}`."
             )
     return build(Experiment, merge(base, wanted, {"data": corpus.settings}))
@@ -169,7 +99,6 @@ def train(
     """
     from symcere import tracking
     from symcere.evaluation import Evaluator
-    from symcere.plots import training_curve
     from symcere.training import fit
 
     corpus = open_corpus(dataset)
@@ -186,20 +115,22 @@ def train(
     with tracking.start_run(corpus.name, stem, whole.flat(), tags) as run:
         run.log_text(whole.to_yaml(), "experiment.yaml")
         path = home() / "runs" / run.name / CHECKPOINT
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / NOTE).write_text(json.dumps({"corpus": corpus.name, "run": run.run_id}))
         if begun is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(home() / "runs" / begun.name / CHECKPOINT, path)
 
-        def report(epoch) -> bool | None:
+        def report(epoch: "Epoch") -> bool | None:
             run.log_metrics(epoch.flat(), step=epoch.number)
             return on_epoch(epoch) if on_epoch is not None else None
 
         fitted = fit(corpus, embeddings, whole, on_epoch=report, path=path, resume=begun is not None)
         state = fitted.checkpoint
-        metrics, notes = {}, []
+        metrics: dict[str, float] = {}
+        notes: list[str] = []
         if state.best_epoch:
-            metrics["val_ndcg_at_10"] = state.history[state.best_epoch - 1]["val_ndcg_at_10"]
-            run.log_figure(training_curve(**_curve(state.history)), "figures/training_curve.png")
+            metrics[state.metric] = state.best_value
+            run.log_figure(_curve(state, run.name), "figures/training_curve.png")
         if test:
             result = Evaluator(corpus, "test", whole.evaluate.ks)(fitted.scorer)
             metrics |= {f"test_{k}": v for k, v in result.metrics.items()}
@@ -227,24 +158,107 @@ def _finished_run(dataset: str, identity: Mapping[str, str]) -> Run | None:
     return None
 
 
-def _curve(history: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    evaluated = [e for e in history if "val_ndcg_at_10" in e]
-    return {
-        "epochs": [e["epoch"] for e in history],
-        "losses": [e["loss"] for e in history],
-        "evaluated": [e["epoch"] for e in evaluated],
-        "ndcg": [e["val_ndcg_at_10"] for e in evaluated],
-    }
+def _curve(state: "Checkpoint", title: str) -> Any:
+    from symcere.plots import training_curve
+
+    columns = (np.array([e.get(key, np.nan) for e in state.history]) for key in ("epoch", "loss", state.metric))
+    return training_curve(*columns, metric_name=state.metric, title=title)
 
 
-def _log_evaluation(run, corpus: Corpus, scorer, result) -> None:
+def _log_evaluation(run: "Tracker", corpus: Corpus, scorer: "Scorer", result: "Evaluation") -> None:
     """What reports need later: per-user metrics, and each item's popularity and vector length."""
-    users = {"user": corpus.user_ids.take(result.users) if hasattr(corpus.user_ids, "take") else result.users}
-    run.log_table({**users, **result.per_user}, "per_user.parquet")
+    run.log_table({"user": corpus.user_ids.take(result.users), **result.per_user}, "per_user.parquet")
     items: dict[str, Any] = {"item": corpus.item_ids, "popularity": corpus.item_popularity}
-    if hasattr(scorer, "items"):
-        items["norm"] = np.linalg.norm(scorer.items.float().cpu().numpy(), axis=1)
+    vectors = getattr(scorer, "items", None)
+    if vectors is not None:
+        items["norm"] = vectors.float().norm(dim=1).cpu().numpy()
     run.log_table(items, "items.parquet")
 
 
-__all__ = ["Run", "UserError", "baselines", "nearest"]
+# ---------------------------------------------------------------- finding a run again
+
+
+@dataclass
+class Restored:
+    """A run brought back: what it was trained on and its best model."""
+
+    name: str
+    corpus: Corpus
+    embeddings: "Embeddings | None"
+    fitted: "Fitted"
+    path: Path
+
+
+def restore(run: str | Path, progress: Progress = None) -> Restored:
+    """The model of a run: an MLflow run id, a run's unique name, or a checkpoint's path.
+
+    Raises:
+        UserError: no such run, no checkpoint, or a corpus that has changed since.
+    """
+    from symcere import tracking
+    from symcere.training import Checkpoint, restore
+
+    found = tracking.find_run(run)
+    path = found.path or home() / "runs" / found.name / CHECKPOINT
+    if path.is_dir():
+        path = path / CHECKPOINT
+    if not path.exists():  # trained on another machine
+        path = found.artifact(CHECKPOINT)
+    state = Checkpoint.load(path)
+    corpus = open_corpus(state.corpus["name"])
+    state.check_corpus(corpus.name, corpus.fingerprint)
+    embeddings = embeddings_of(corpus, state.experiment, progress)
+    return Restored(found.name, corpus, embeddings, restore(corpus, embeddings, state), path)
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    split: Literal["val", "test"] = "test",
+    popularity_weights: Sequence[float] = (),
+    settings: Settings | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """All-ranking metrics of a run's best model, and what each weight of the popularity term trades.
+
+    Args:
+        popularity_weights: evaluate each of these too, and draw the trade-off.
+        settings: of the experiment's ``evaluate`` part, ``{"evaluate.ks": "1,10"}``.
+        out: folder of the trade-off's picture, by default the run's.
+    """
+    from symcere.evaluation import Evaluator, trade_off
+    from symcere.plots import popularity_trade_off, save
+
+    restored = restore(run)
+    wanted = build(Experiment, merge(restored.fitted.checkpoint.experiment.to_dict(), settings or {})).evaluate
+    explicit = "evaluate.ks" in merge({}, settings or {}) or "ks" in (settings or {}).get("evaluate", {})
+    judge = Evaluator(restored.corpus, split, wanted.ks, explicit_ks=explicit)
+    model = restored.fitted.model
+    scorer = restored.fitted.scorer if model is None else model.scorer(wanted.popularity_weight)
+    result = judge(scorer)
+    told: dict[str, Any] = {"run": restored.name, "split": split, "users": len(result.users), "metrics": result.metrics}
+    low, high = result.interval(f"ndcg_at_{10 if 10 in judge.ks else judge.ks[0]}")
+    told["interval_95"] = {"low": low, "high": high}
+    if popularity_weights:
+        judged = trade_off(scorer if model is None else model.scorer(1.0), judge, popularity_weights)  # type: ignore[arg-type]
+        cut = f"at_{10 if 10 in judge.ks else judge.ks[0]}"
+        rows = [
+            {
+                "weight": weight,
+                f"ndcg_{cut}": e.metrics[f"ndcg_{cut}"],
+                f"arp_{cut}": e.metrics[f"arp_{cut}"],
+                f"ndcg_{cut}_tail": e.metrics.get(f"ndcg_{cut}_tail", float("nan")),
+            }
+            for weight, e in judged.items()
+        ]
+        figure = popularity_trade_off(*(np.array([row[key] for row in rows]) for key in rows[0]))
+        told["popularity_weights"] = rows
+        told["figure"] = save(figure, (out or restored.path.parent) / "popularity_trade_off.png")
+    if result.notes:
+        told["notes"] = list(result.notes)
+    return told
+
+
+def baselines() -> dict[str, dict[str, Any]]:
+    """The named methods and their settings."""
+    return known_baselines()

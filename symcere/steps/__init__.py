@@ -1,0 +1,30 @@
+"""One function for each command; the Python API a notebook uses.
+
+    from symcere import steps
+    steps.prepare("my-shop", sources=["reviews.csv"], settings={"core": 3})
+    run = steps.train("my-shop")
+    steps.recommend(run.name, ["user-17"], k=10)
+
+A step composes the rooms below it and adds tracking; it holds no logic of its own.
+"""
+
+from symcere.steps.corpora import datasets, embed, fetch, open_corpus, prepare
+from symcere.steps.demo import demo
+from symcere.steps.runs import Run, baselines, evaluate, restore, train
+from symcere.steps.stored import ls, rm
+
+__all__ = [
+    "Run",
+    "baselines",
+    "datasets",
+    "demo",
+    "embed",
+    "evaluate",
+    "fetch",
+    "ls",
+    "open_corpus",
+    "prepare",
+    "restore",
+    "rm",
+    "train",
+]

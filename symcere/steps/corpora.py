@@ -1,0 +1,157 @@
+"""From raw reviews to a corpus and its embeddings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from symcere.config import Data, Experiment
+from symcere.config.fields import build, merge, to_dict
+from symcere.data import cards
+from symcere.data.corpus import Corpus
+from symcere.errors import UserError
+from symcere.home import home
+
+if TYPE_CHECKING:
+    from symcere.text import Embeddings
+
+Settings = Mapping[str, Any]
+Progress = Callable[..., None] | None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A data set, as `symcere datasets` shows it."""
+
+    name: str
+    platform: str
+    title: str
+    prepared: str
+    get: str
+    licence: str
+
+
+def datasets() -> list[Listed]:
+    """Every card, and every corpus of one's own: platform, size if prepared, how to get it, licence."""
+    found = [
+        Listed(
+            card.name,
+            card.platform,
+            card.title,
+            _size(card.name),
+            "generated" if card.format == "synthetic" else "fetch" if card.urls else "by hand",
+            card.licence,
+        )
+        for card in cards.cards()
+    ]
+    known = {listed.name for listed in found}
+    folder = home() / "corpora"
+    own = sorted(p.name for p in folder.iterdir() if (p / "manifest.json").exists()) if folder.is_dir() else []
+    return found + [Listed(name, "own", name, _size(name), "", "") for name in own if name not in known]
+
+
+def _size(name: str) -> str:
+    path = home() / "corpora" / name
+    if not path.exists():
+        return ""
+    corpus = Corpus.open(path)
+    interactions = corpus.train.nnz + corpus.val.nnz + corpus.test.nnz
+    return f"{corpus.num_users:,} users, {corpus.num_items:,} items, {interactions:,} interactions"
+
+
+def fetch(
+    dataset: str, folder: Path | None = None, *, accept: Callable[[str], bool], progress: Progress = None
+) -> dict[str, list[Path]]:
+    """Download a data set where its card has an open address.
+
+    Args:
+        accept: shown the terms first; False stops.
+
+    Raises:
+        UserError: no open address, or a failed download: with the steps to do it by hand.
+    """
+    from symcere.data.fetch import fetch as run
+
+    return {"files": run(cards.find(dataset), folder, accept=accept, progress=progress or (lambda *_: None))}
+
+
+def corpus_path(name: str) -> Path:
+    """Where the corpus of this name is stored."""
+    return home() / "corpora" / name
+
+
+def open_corpus(dataset: str) -> Corpus:
+    """A prepared corpus, by its name or its card's; the synthetic one is prepared on first use.
+
+    Raises:
+        UserError: unknown data set (nearest names), or one that is not prepared (the command).
+    """
+    if corpus_path(dataset).is_dir():
+        return Corpus.open(corpus_path(dataset))
+    card = cards.find(dataset)
+    if corpus_path(card.name).is_dir():
+        return Corpus.open(corpus_path(card.name))
+    if card.format == "synthetic":
+        return prepare(dataset)
+    raise UserError(
+        f"Data set '{card.name}' is not prepared. Run `symcere prepare {card.name} --source FILE`. {card.how_to_get()}"
+    )
+
+
+def prepare(
+    dataset: str,
+    sources: Sequence[str | Path] = (),
+    *,
+    format: str = "",
+    columns: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
+    name: str = "",
+    progress: Progress = None,
+) -> Corpus:
+    """Review files → corpus, under the home.
+
+    Args:
+        dataset: a card's name, a path to a card, or a new name given together with ``sources``.
+        sources: review files; by default those that the card names or that were fetched.
+        columns: columns by role (user, item, rating, time, text), where their names do not tell.
+        settings: of the experiment's ``data`` part, ``{"core": 3, "split.kind": "last"}``.
+        name: store it under another name than the data set's.
+
+    Raises:
+        UserError: no file, an unusable one, or filters that leave nothing.
+    """
+    from dataclasses import replace
+
+    from symcere.data.prepare import prepare as run
+
+    files = [Path(s) for s in sources]
+    try:
+        card = cards.find(dataset)
+    except UserError:
+        if not files or Path(dataset).suffix in (".yaml", ".yml"):
+            raise
+        card = cards.own(dataset, files)
+    card = replace(card, format=format or card.format, columns={**card.columns, **(columns or {})})
+    files = files or card.sources()
+    if not files and card.format != "synthetic":
+        raise UserError(f"There is no file of '{card.name}' on this machine. {card.how_to_get()}")
+    wanted = build(Data, merge(to_dict(card.data), settings or {}, {"dataset": name or card.name}), "data")
+    return run(card, wanted, files, corpus_path(name or card.name), progress)
+
+
+def embeddings_of(corpus: Corpus, experiment: Experiment, progress: Progress = None) -> "Embeddings | None":
+    """Embeddings of the training reviews, made or resumed where they are not there yet; None without text."""
+    if not experiment.needs_text:
+        return None
+    from symcere.text import embed as run
+
+    return run(corpus, experiment.text, home() / "embeddings", progress)
+
+
+def embed(dataset: str, settings: Settings | None = None, progress: Progress = None) -> "Embeddings | None":
+    """Review texts → embeddings, in a cache that a killed run resumes.
+
+    Args:
+        settings: dotted settings of the experiment, ``{"text.encoders": "minilm,lsa"}``.
+    """
+    return embeddings_of(open_corpus(dataset), Experiment().replace(settings or {}), progress)

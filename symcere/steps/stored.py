@@ -1,0 +1,87 @@
+"""What the home holds, how large it is, what depends on it, and freeing it."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from symcere.errors import UserError, nearest
+from symcere.home import home
+from symcere.steps.runs import NOTE
+
+KINDS = ("corpora", "embeddings", "runs", "raw")
+"""Folders of the home whose entries are listed; the name of an entry is ``kind/NAME``."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One thing under the home.
+
+    Attributes:
+        size: bytes on disk.
+        used_by: names of what would have to be made again, or could not be used, without it.
+    """
+
+    name: str
+    size: int
+    used_by: list[str]
+    path: Path
+
+
+def ls() -> list[Stored]:
+    """Everything stored, by kind, with its size and what depends on it."""
+    found = [
+        (kind, path)
+        for kind in KINDS
+        for path in sorted((home() / kind).glob("*"))
+        if path.is_dir() and not path.name.startswith(".") and path.name != "shards"
+    ]
+    if (home() / "embeddings" / "shards").is_dir():
+        found.append(("embeddings", home() / "embeddings" / "shards"))
+    trained = {path.name: _corpus_of(path) for kind, path in found if kind == "runs"}
+    listed = []
+    for kind, path in found:
+        used_by: list[str] = []
+        if kind == "corpora":
+            used_by = [f"embeddings/{p.name}" for k, p in found if k == "embeddings" and p.name == path.name]
+        if kind in ("corpora", "embeddings"):
+            used_by += [f"runs/{run}" for run, corpus in trained.items() if corpus == path.name]
+        listed.append(Stored(f"{kind}/{path.name}", _size(path), used_by, path))
+    return listed
+
+
+def rm(names: list[str], force: bool = False) -> dict[str, Any]:
+    """Free stored things, by the names that :func:`ls` gives (``runs/…``; the kind may be left out where it is clear).
+
+    Raises:
+        UserError: unknown name, or something depends on it and ``force`` is not given; nothing is removed then.
+    """
+    stored = {s.name: s for s in ls()}
+    chosen: dict[str, Stored] = {}
+    for name in names:
+        matches = [s for s in stored.values() if name in (s.name, s.name.partition("/")[2])]
+        if not matches:
+            raise UserError(f"Nothing stored is called '{name}'. {nearest(name, stored)} `symcere ls` lists all.")
+        if len(matches) > 1:
+            raise UserError(f"'{name}' is several things: {', '.join(s.name for s in matches)}. Give the whole name.")
+        chosen[matches[0].name] = matches[0]
+    for one in chosen.values():
+        left = [user for user in one.used_by if user not in chosen]
+        if left and not force:
+            raise UserError(f"{one.name} is used by {', '.join(left)}. Remove those too, or use --force.")
+    for one in chosen.values():
+        shutil.rmtree(one.path)
+    return {"removed": list(chosen), "bytes": sum(one.size for one in chosen.values())}
+
+
+def _size(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def _corpus_of(run: Path) -> str:
+    """The corpus of a run, from the small note beside its checkpoint."""
+    try:
+        return json.loads((run / NOTE).read_text())["corpus"]
+    except (OSError, ValueError, KeyError):
+        return ""
