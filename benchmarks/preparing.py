@@ -1,6 +1,6 @@
 """Speed and memory of preparing, beside a pandas version of the same steps.
 
-    python benchmarks/preparing.py                       # 2 million reviews, 1.2 GB of text; pandas needs 11 GB of memory
+    python benchmarks/preparing.py                       # 2 million reviews, 1.2 GB of text; pandas needs 11 GB
     python benchmarks/preparing.py --reviews 400000      # two minutes, 2.3 GB
 
 Both read the same gzipped JSON lines (fields and dirt as in Amazon's files), clean, filter, split and store; each in a
