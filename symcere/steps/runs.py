@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from symcere.config import Experiment
+from symcere.config import Data, Experiment
 from symcere.config.baselines import DEFAULT, baseline
 from symcere.config.baselines import baselines as known_baselines
-from symcere.config.fields import build, merge, to_dict
+from symcere.config.fields import build, flatten, merge
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.home import home
@@ -63,11 +63,13 @@ def experiment_for(
     """
     base = experiment.to_dict() if experiment is not None else baseline(method or DEFAULT).to_dict()
     wanted = merge({}, settings or {})
-    for key, value in merge({}, wanted.get("data", {})).items():
-        if key != "dataset" and key in corpus.settings and to_dict(value) != corpus.settings[key]:
+    prepared = flatten(build(Data, corpus.settings, "data"))
+    asked = flatten(build(Data, merge(corpus.settings, wanted.pop("data", {})), "data"))
+    for key, value in prepared.items():
+        if key != "dataset" and asked[key] != value:
             raise UserError(
-                f"data.{key} is {corpus.settings[key]!r} in the prepared corpus '{corpus.name}'; to change it run "
-                f"`symcere prepare {corpus.name} --data.{key} {value}`."
+                f"data.{key} is {value!r} in the prepared corpus '{corpus.name}'; to change it run "
+                f"`symcere prepare {corpus.name} --data.{key} {asked[key]}`."
             )
     return build(Experiment, merge(base, wanted, {"data": corpus.settings}))
 
