@@ -23,6 +23,9 @@ from torch import Tensor, nn
 BLOCK = 64
 """Columns of one product on a CPU, where there are more than two such blocks: narrow tables stay in cache."""
 
+SMALL = 1 << 20
+"""Features N · c below which all nodes cost a CPU no more than some: they fit into its cache."""
+
 Noise = Callable[[Tensor], Tensor]
 """What is added to a layer [n, c], from that layer; constant for the gradient.
 
@@ -104,7 +107,7 @@ class Graph(nn.Module):
 
         Args:
             rows: int64 [n] nodes, in any order, repeated or not.
-            noise: as in :meth:`propagate`; the last layer's is asked for the unique rows alone.
+            noise: as in :meth:`propagate`; it may be asked for the unique rows of the last layer alone.
         """
         return self.propagate_keep(H, layers, 0, skip_input, noise, rows)[0]
 
@@ -125,17 +128,17 @@ class Graph(nn.Module):
             raise ValueError(f"layer {keep} is not one of 1 … {layers}")
         if rows is None:
             return _Mean.apply(H, _Plan(self, layers, skip_input, keep), noise)
-        if H.device.type != "cpu":  # one kernel over all edges is quicker there than looking for some of them
+        if H.device.type != "cpu" or H.numel() < SMALL:  # looking for some of the edges would cost more than it saves
+            place = rows
             both = _Mean.apply(H, _Plan(self, layers, skip_input, keep), noise)
-            return tuple(t if t is None else t.index_select(0, rows) for t in both)  # type: ignore[return-value]
-        place = torch.zeros(self.num_nodes, dtype=torch.long)
-        place[rows] = 1
-        nodes = place.nonzero().squeeze(1)
-        both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, nodes), noise)
-        if len(nodes) == len(rows) and torch.equal(nodes, rows):
-            return both
-        place[nodes] = torch.arange(len(nodes))
-        return tuple(t if t is None else t.index_select(0, place[rows]) for t in both)  # type: ignore[return-value]
+        else:
+            position = torch.zeros(self.num_nodes, dtype=torch.long)
+            position[rows] = 1
+            nodes = position.nonzero().squeeze(1)
+            position[nodes] = torch.arange(len(nodes))
+            place = position[rows]
+            both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, nodes), noise)
+        return tuple(None if layer is None else layer.index_select(0, place) for layer in both)  # type: ignore[return-value]
 
     # ------------------------------------------------------------ without gradient
 

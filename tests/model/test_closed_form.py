@@ -38,7 +38,7 @@ def test_popularity_counts():
 @given(seed=st.integers(0, 10**6), k=st.sampled_from([1, 3, 400]), shrink=st.sampled_from([0.0, 2.5]))
 def test_itemknn_is_the_shrunk_cosine_of_the_nearest(seed, k, shrink):
     R = random_interactions(seed)
-    dense, items = R.toarray(), R.shape[1]
+    dense, items = R.toarray().astype(float), R.shape[1]
     W = np.zeros((items, items))
     for i in range(items):
         similarity = np.zeros(items)

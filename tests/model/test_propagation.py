@@ -17,6 +17,14 @@ USERS, ITEMS = 7, 5
 NODES = USERS + ITEMS
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _rows_alone():
+    """Small graphs too take the way of large ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(propagation, "SMALL", 0)
+        yield
+
+
 def random_train(seed: int, users: int = USERS, items: int = ITEMS, density: float = 0.35) -> sp.csr_array:
     dense = np.random.default_rng(seed).random((users, items)) < density
     return sp.csr_array(dense.astype(np.float32))
@@ -138,6 +146,17 @@ def test_nothing_is_written_into_what_was_given():
 def test_skipping_the_only_layer_is_refused():
     with pytest.raises(ValueError, match="nothing is left"):
         Graph(random_train(0)).propagate(features(0), 0, skip_input=True)
+
+
+def test_small_graphs_take_a_shorter_way_to_the_same(monkeypatch):
+    graph, H, rows = Graph(random_train(1)), features(0).requires_grad_(), torch.tensor([3, 8, 3])
+    weight = features(1)[:3]
+    long = graph.propagate_keep(H, 3, 2, rows=rows)
+    monkeypatch.setattr(propagation, "SMALL", H.numel() + 1)
+    short = graph.propagate_keep(H, 3, 2, rows=rows)
+    for one, other in zip(long, short, strict=True):
+        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(gradient(one, H, weight), gradient(other, H, weight))
 
 
 # ---------------------------------------------------------------- noise
