@@ -293,7 +293,7 @@ def test_help(capsys):
         assert command.about in capsys.readouterr().out
     main(["train", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "--objective.ranking.temperature X tau: logits are inner products / tau. Default: 0.2" in out
+    assert "--objective.ranking.temperature X tau: logits are inner products / tau. Default: 0.4" in out
     assert "--train.seed, --seed N" in out
     assert "One of bpr, softmax, supcon, sincere, symcere, directau. Default: sincere" in out
     assert "--split-files DIR" in out

@@ -57,7 +57,8 @@ class Encoder:
 @dataclass(frozen=True)
 class Text:
     encoders: tuple[Encoder, ...] = setting(
-        (Encoder(),), "encoders whose embeddings are joined, each block of length one (minilm,lsa)"
+        (Encoder("minilm"), Encoder("lsa")),
+        "encoders whose embeddings are joined, each block of length one (minilm,lsa)",
     )
 
     def __post_init__(self):
@@ -102,6 +103,10 @@ class Model:
             raise ValueError("model.drop_own needs text: set model.features to text or both.")
         if self.drop_own != "none" and self.text_tower != "linear":
             raise ValueError("model.drop_own needs model.text_tower linear, where it is exact.")
+        if self.drop_own != "none" and self.user_profile == "items":
+            raise ValueError(
+                "model.drop_own needs model.user_profile reviews: else a review stands in other profiles too."
+            )
 
 
 # ---------------------------------------------------------------- objective
@@ -112,7 +117,7 @@ class Ranking:
     loss: Literal["bpr", "softmax", "supcon", "sincere", "symcere", "directau"] = setting(
         "sincere", "symcere is sincere from both sides; softmax keeps other positives in the denominator"
     )
-    temperature: float = setting(0.2, "tau: logits are inner products / tau", above=0)
+    temperature: float = setting(0.4, "tau: logits are inner products / tau", above=0)
     learn_temperature: bool = setting(False, "tau is a parameter, started at `temperature`")
     candidates: Literal["batch", "sampled", "all"] = setting(
         "all", "unique items of the batch, sampled items, all items"
@@ -182,7 +187,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Train:
-    lr: float = setting(1e-3, "learning rate of Adam", above=0)
+    lr: float = setting(3e-3, "learning rate of Adam", above=0)
     batch_size: int = setting(2048, "interactions a step, over all workers", low=1)
     epochs: int = setting(1000, "passes over the training interactions at most", low=0)
     patience: int = setting(25, "evaluations without a better validation NDCG@10 before stopping", low=1)

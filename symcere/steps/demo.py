@@ -11,7 +11,7 @@ SEEDS = (1, 2, 3)
 METHODS: dict[str, dict[str, Any]] = {
     "popularity": {},
     "lightgcn": {"objective.reg": 0.01, "train.lr": 0.005},
-    "symcere": {"text.encoders": "minilm,lsa", "objective.ranking.temperature": 0.4, "train.lr": 0.003},
+    "symcere": {},
 }
 
 

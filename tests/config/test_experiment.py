@@ -51,7 +51,7 @@ def test_every_setting_has_its_meaning():
 def test_the_flat_form_names_every_setting():
     flat = Experiment().flat()
     assert list(flat) == [leaf.name for leaf in leaves(Experiment)]
-    assert flat["text.encoders"] == [to_dict(Encoder())]
+    assert flat["text.encoders"] == [to_dict(Encoder("minilm")), to_dict(Encoder("lsa"))]
     assert build(Experiment, Experiment().replace(flat).to_dict()) == Experiment()
 
 
