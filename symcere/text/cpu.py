@@ -28,15 +28,15 @@ def has_bf16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
-def register_attention(config: Any) -> str:
-    """The name of the attention to ask of transformers for this model: ``chunked`` where it is exact, else ``sdpa``."""
+def register_attention(config: Any) -> str | None:
+    """The name of the attention to ask of transformers for this model: ``chunked`` where it is exact, else its own."""
     if config.model_type not in PLAIN or getattr(config, "is_decoder", False):
-        return "sdpa"
+        return None
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
         from transformers.masking_utils import eager_mask
     except ImportError:  # transformers before 4.53
-        return "sdpa"
+        return None
     AttentionInterface.register("chunked", chunked_attention)
     AttentionMaskInterface.register("chunked", eager_mask)
     return "chunked"

@@ -66,10 +66,12 @@ class LSA:
                 f"LSA finds no words in the {len(texts):,} training reviews. Name another encoder (--text.encoders "
                 "minilm), or train without text (--model.features id)."
             )
-        svd = TruncatedSVD(min(self.settings.dim, *weighted.shape), random_state=0).fit(weighted)
-        # Directions beyond the rank are rounding noise, which the normalisation would blow up.
-        kept = svd.singular_values_ > 1e-5 * svd.singular_values_[0]
-        self._set(vectorizer.vocabulary_, vectorizer.idf_, svd.components_[kept].astype(np.float16))
+        components = np.ones((1, 1))  # of a single term, which scikit-learn refuses
+        if weighted.shape[1] > 1:
+            svd = TruncatedSVD(min(self.settings.dim, *weighted.shape), random_state=0).fit(weighted)
+            # Directions beyond the rank are rounding noise, which the normalisation would blow up.
+            components = svd.components_[svd.singular_values_ > 1e-5 * svd.singular_values_[0]]
+        self._set(vectorizer.vocabulary_, vectorizer.idf_, components.astype(np.float16))
 
     def _set(self, vocabulary: dict[str, int], idf: np.ndarray, components: np.ndarray) -> None:
         self.width = len(components)

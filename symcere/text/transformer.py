@@ -81,7 +81,7 @@ class Transformer:
         from transformers import AutoModel
 
         on_cpu = self.device.type == "cpu"
-        attention = cpu.register_attention(self._config) if on_cpu else "sdpa"
+        attention = cpu.register_attention(self._config) if on_cpu else None
         model = self._read(AutoModel.from_pretrained, dtype=self.precision, attn_implementation=attention)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
