@@ -287,7 +287,7 @@ class Reviews:
     def _synthetic(self) -> Iterator[pa.RecordBatch]:
         from symcere.data.synthetic import Synthetic
 
-        for batch in build(Synthetic, self.columns, "columns").batches():
+        for batch in Synthetic.from_options(self.columns).batches():
             self.counts.update(rows=len(batch), kept=len(batch))
             yield batch
 
