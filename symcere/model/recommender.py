@@ -56,6 +56,41 @@ def normalise(z: Tensor, kind: str, side: Side) -> Tensor:
     return z
 
 
+def fuse(
+    settings: Model,
+    graph: Tensor | None,
+    text: Tensor | None,
+    side: Side,
+    kind: str = "",
+    gate: nn.Module | None = None,
+) -> Tensor:
+    """Z: the views of some nodes fused and normalised, float [n, d] ([n, 2d] for ``concat``).
+
+    ``concat`` joins two separately normalised blocks, the graph's weighted by sqrt(w), so that one inner product is
+    w times the graph's cosine plus the text's.
+
+    Args:
+        kind: the normalisation, by default that of training.
+        gate: what weighs the two views, for ``fusion: gate``.
+    """
+    s = settings
+    kind = kind or s.normalise
+    if s.features != "both":
+        z = graph if s.features == "id" else text
+        assert z is not None
+        return normalise(z, kind, side)
+    assert graph is not None
+    assert text is not None
+    if s.fusion == "concat":
+        weighted = s.fusion_weight**0.5 * normalise(graph, kind, side)
+        return torch.cat([weighted, normalise(text, kind, side)], dim=-1)
+    if s.fusion == "gate":
+        assert gate is not None
+        g = torch.sigmoid(gate(torch.cat([graph, text], dim=-1)))
+        return normalise(g * graph + (1 - g) * text, kind, side)
+    return normalise(graph + text, kind, side)
+
+
 def marked(profiles: np.ndarray, has_text: np.ndarray, num_users: int) -> Tensor:
     """Profiles with two more columns, which mark users and items without any training review.
 
@@ -175,26 +210,8 @@ class Recommender(nn.Module):
         return self.tower(self.text if rows is None else self.text[rows])
 
     def scored(self, graph: Tensor | None, text: Tensor | None, side: Side, kind: str = "") -> Tensor:
-        """Z: the views of some nodes fused and normalised, float [n, d] ([n, 2d] for ``concat``).
-
-        ``concat`` joins two separately normalised blocks, the graph's weighted by sqrt(w), so that one inner product is
-        w times the graph's cosine plus the text's.
-        """
-        s = self.settings
-        kind = kind or s.normalise
-        if s.features != "both":
-            z = graph if s.features == "id" else text
-            assert z is not None
-            return normalise(z, kind, side)
-        assert graph is not None
-        assert text is not None
-        if s.fusion == "concat":
-            weighted = s.fusion_weight**0.5 * normalise(graph, kind, side)
-            return torch.cat([weighted, normalise(text, kind, side)], dim=-1)
-        if s.fusion == "gate":
-            g = torch.sigmoid(self.gate(torch.cat([graph, text], dim=-1)))
-            return normalise(g * graph + (1 - g) * text, kind, side)
-        return normalise(graph + text, kind, side)
+        """Z of some nodes, see :func:`fuse`."""
+        return fuse(self.settings, graph, text, side, kind, getattr(self, "gate", None))
 
     def forward(
         self,
