@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from symcere.config.fields import build
 from symcere.data import opening
 from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic
 from symcere.data.readers.carrier import carrier, looked_ahead
