@@ -221,9 +221,8 @@ def test_gradient_of_rows_is_the_gradient_of_all():
         users, items = torch.arange(USERS)[::2], torch.arange(ITEMS)
         weight = torch.randn(len(users), len(items), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         views = model(users, items)
-        found = torch.autograd.grad(
-            (views.scored.users @ views.scored.items.T * weight).sum(), list(model.parameters())
-        )
+        parameters = list(model.parameters())
+        found = torch.autograd.grad((views.scored.users @ views.scored.items.T * weight).sum(), parameters)
         graph, text = model.graph_view()[0], model.text_view()
         z = model._scored_pair(graph, text, USERS)
         expected = torch.autograd.grad((z.users[users] @ z.items.T * weight).sum(), parameters)
