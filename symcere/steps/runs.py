@@ -164,7 +164,7 @@ def _curve(state: "Checkpoint", title: str) -> Any:
     from symcere.plots import training_curve
 
     columns = (np.array([e.get(key, np.nan) for e in state.history]) for key in ("epoch", "loss", state.metric))
-    return training_curve(*columns, metric_name=state.metric, title=title)
+    return training_curve(*columns, metric_name=f"validation NDCG@{state.metric.rpartition('_')[2]}", title=title)
 
 
 def _log_evaluation(run: "Tracker", corpus: Corpus, scorer: "Scorer", result: "Evaluation") -> None:
