@@ -11,6 +11,7 @@ A step composes the rooms below it and adds tracking; it holds no logic of its o
 from symcere.steps.corpora import datasets, embed, fetch, open_corpus, prepare
 from symcere.steps.demo import demo
 from symcere.steps.runs import Run, baselines, evaluate, restore, train
+from symcere.steps.serving import export, recommend
 from symcere.steps.stored import ls, rm
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "demo",
     "embed",
     "evaluate",
+    "export",
     "fetch",
     "ls",
     "open_corpus",
     "prepare",
+    "recommend",
     "restore",
     "rm",
     "train",

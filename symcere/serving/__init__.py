@@ -1,0 +1,10 @@
+"""Recommendations from a trained model: filters, fallbacks for unknown users, reasons; no corpus needed.
+
+The command line, batch scoring and the MLflow model all call :class:`Service`.
+"""
+
+from symcere.serving.newcomers import Newcomers
+from symcere.serving.reasons import sentences
+from symcere.serving.service import Answer, Request, Service
+
+__all__ = ["Answer", "Newcomers", "Request", "Service", "sentences"]

@@ -1,0 +1,154 @@
+"""From a trained model to its use: recommendations and exports."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symcere.errors import UserError
+from symcere.home import writing
+from symcere.steps.corpora import Progress
+from symcere.steps.runs import Restored, restore
+
+BLOCK = 4096
+"""Users whose lists are made at a time."""
+
+
+def _service(restored: Restored) -> Any:
+    from symcere.serving import Service
+
+    return Service.of(restored.fitted, restored.corpus, restored.embeddings, restored.name)
+
+
+def recommend(
+    run: str | Path,
+    users: Sequence[str],
+    k: int = 10,
+    *,
+    candidates: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    popularity_weight: float | None = None,
+    why: bool = True,
+    progress: Progress = None,
+) -> dict[str, Any]:
+    """The k best items of some users, that they have not reviewed in training or validation.
+
+    Args:
+        candidates: ids of items; rank these alone (what is in stock).
+        exclude: ids of items; never these.
+        popularity_weight: w of the popularity term; None: that of the experiment.
+        why: look for the phrase of each item's training reviews that comes closest to the user's taste.
+
+    Raises:
+        UserError: unknown run or user (nearest ones), k beyond the catalogue, or no candidate that is known.
+    """
+    from symcere.serving import Request
+
+    restored = restore(run, progress)
+    service = _service(restored)
+    for user in users:
+        service.user(user)
+    asked = Request(
+        k=k, popularity_weight=popularity_weight, candidates=candidates, exclude=tuple(exclude or ()), why=why
+    )
+    answers = service.recommend([replace(asked, user_id=user) for user in users])
+    rows = []
+    for answer in answers:
+        for rank, item in enumerate(answer.items):
+            row: dict[str, Any] = {"user": answer.user_id, "rank": rank + 1, "item": item}
+            if service.item_titles is not None:
+                row["title"] = answer.titles[rank]
+            row["score"] = answer.scores[rank]
+            if why and service.reasons is not None:
+                row["why"] = answer.why[rank]
+            rows.append(row)
+    notes = list(dict.fromkeys(note for answer in answers for note in answer.notes))
+    return {"run": restored.name, "recommendations": rows, "notes": notes}
+
+
+def export(run: str | Path, out: str | Path, k: int = 50, progress: Progress = None) -> dict[str, Any]:
+    """User and item vectors and top-k lists as Parquet, for those who serve elsewhere.
+
+    ``users.parquet`` (id, vector), ``items.parquet`` (id, title, popularity, vector, bias), ``top_k.parquet`` (user,
+    rank, item, score) and ``meta.json``. The score of a user and an item is the inner product of their vectors plus
+    the item's bias, which is already weighted. The lists leave out items of training and validation, as the
+    evaluation on the test split does. A model without vectors (a closed form) has its lists alone.
+
+    Raises:
+        UserError: unknown run, k beyond the catalogue, or a folder that cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from scipy.sparse import csr_array
+
+    from symcere.evaluation.ranking import top_k
+    from symcere.model.scorer import FactorScorer
+
+    restored = restore(run, progress)
+    corpus, scorer = restored.corpus, restored.fitted.scorer
+    if not 1 <= k <= corpus.num_items:
+        raise UserError(f"k is {k}, but there are {corpus.num_items} items: choose 1 to {corpus.num_items} with -k.")
+    seen = csr_array(corpus.train + corpus.val)
+    out = Path(out)
+    experiment = restored.fitted.checkpoint.experiment
+    meta: dict[str, Any] = {
+        "run": restored.name,
+        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "users": corpus.num_users,
+        "items": corpus.num_items,
+        "k": k,
+        "files": ["top_k.parquet"],
+        "left_out_of_lists": "the user's items of training and validation",
+        "experiment": experiment.to_dict(),
+    }
+    with writing(out) as folder:
+        folder.mkdir()
+        if isinstance(scorer, FactorScorer):
+            z_u, z_i = (_vectors(z) for z in (scorer.users, scorer.items))
+            bias = np.zeros(corpus.num_items, np.float32) if scorer.bias is None else scorer.bias.float().cpu().numpy()
+            items = {"id": corpus.item_ids, "popularity": corpus.item_popularity, "vector": z_i, "bias": bias}
+            if corpus.item_titles is not None:
+                items["title"] = corpus.item_titles
+            pq.write_table(pa.table({"id": corpus.user_ids, "vector": z_u}), folder / "users.parquet")
+            pq.write_table(pa.table(items), folder / "items.parquet")
+            meta |= {
+                "files": ["users.parquet", "items.parquet", "top_k.parquet"],
+                "dim": scorer.users.shape[1],
+                "score": "<users.vector, items.vector> + items.bias",
+                "popularity_weight": experiment.evaluate.popularity_weight,
+            }
+        schema = pa.schema(
+            {"user": pa.string(), "rank": pa.int32(), "item": pa.string(), "score": pa.float32()},
+        )
+        with pq.ParquetWriter(folder / "top_k.parquet", schema) as file:
+            for start in range(0, corpus.num_users, BLOCK):
+                users = np.arange(start, min(start + BLOCK, corpus.num_users))
+                found, scores = (t.numpy() for t in top_k(scorer, users, k, seen))
+                row, rank = np.nonzero(found >= 0)
+                file.write_table(
+                    pa.table(
+                        {
+                            "user": corpus.user_ids.take(users[row]),
+                            "rank": pa.array(rank + 1, pa.int32()),
+                            "item": corpus.item_ids.take(found[row, rank]),
+                            "score": pa.array(scores[row, rank], pa.float32()),
+                        },
+                        schema,
+                    )
+                )
+                if progress:
+                    progress("export", int(users[-1]) + 1, corpus.num_users)
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+    notes = [] if "dim" in meta else ["This model has no vectors, so only its lists were written."]
+    return {"run": restored.name, "out": out, "files": [*meta["files"], "meta.json"], "k": k, "notes": notes}
+
+
+def _vectors(rows: Any) -> Any:
+    """A float32 matrix as a column of fixed-size lists."""
+    import pyarrow as pa
+
+    flat = rows.detach().float().cpu().contiguous().numpy()
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
