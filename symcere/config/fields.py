@@ -107,6 +107,23 @@ def _value(hint: Any, value: Any, place: str, metadata: Mapping[str, Any]) -> An
     return _scalar(hint, value, place, metadata)
 
 
+def convert(cls: type, name: str, value: Any) -> Any:
+    """``value`` as the setting ``name`` (dotted) of ``cls`` takes it; whether it suits other settings is not asked.
+
+    Raises:
+        UserError: an unknown name, or a value of the wrong type or out of range.
+    """
+    head, _, rest = name.partition(".")
+    field = next((f for f in dataclasses.fields(cls) if f.name == head), None)
+    hint = _types(cls).get(head)
+    if field is None or bool(rest) != dataclasses.is_dataclass(hint):
+        names = [leaf.name for leaf in leaves(cls)]
+        raise UserError(f"Unknown setting '{name}'. {nearest(name, names)}")
+    if rest:
+        return convert(hint, rest, value)  # type: ignore[arg-type]
+    return to_dict(_value(hint, value, name, field.metadata))
+
+
 def _scalar(hint: type, value: Any, place: str, metadata: Mapping[str, Any]) -> Any:
     converted: Any
     try:
