@@ -34,12 +34,14 @@ class Command:
 
     Attributes:
         about: one line for ``symcere --help``.
-        run: calls one step with the parsed arguments; what it returns is printed.
+        run: calls one step with the parsed arguments; what it returns is printed. An ``exit_code`` that the result
+            has becomes the process's.
         arguments: its own arguments, beside ``--json`` and ``--debug``.
         parts: the parts of the experiment whose settings are flags (``data, text``); ``args.settings`` holds those
             given, by dotted name, and ``args.config`` the experiment file or None.
         show: prints the result for a person; with ``--json`` :func:`symcere.console.plain` of it is printed.
         example: a command line that does something useful.
+        passes_on: what it does not know itself, and all after ``--``, is another command's line: ``args.words``.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Command:
     parts: Sequence[str] = ()
     show: Callable[[Any], None] = console.show
     example: str = ""
+    passes_on: bool = False
 
 
 COMMON = (
@@ -83,6 +86,11 @@ def parse(command: Command, argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: what argparse would exit for; an unknown option comes with the nearest known ones.
     """
+    if command.passes_on:
+        end = argv.index("--") if "--" in argv else len(argv)
+        args, words = _parser(command, helping=False).parse_known_args(argv[:end])
+        args.words = [*words, *argv[end + 1 :]]
+        return args
     given, rest = settings.take(argv, command.parts) if command.parts else ({}, list(argv))
     options = rest[: rest.index("--")] if "--" in rest else rest
     parser = _parser(command, helping=bool({"-h", "--help"} & set(options)))
@@ -116,22 +124,21 @@ def overview(commands: Sequence[Command]) -> str:
 
 def _call(argv: Sequence[str]) -> int:
     try:
-        _dispatch(argv)
+        return _dispatch(argv)
     except SystemExit as end:  # argparse after --help; a signal that ended a run
         return end.code if isinstance(end.code, int) else 0
-    return 0
 
 
-def _dispatch(argv: Sequence[str]) -> None:
+def _dispatch(argv: Sequence[str]) -> int:
     from symcere.cli.commands import COMMANDS
 
     words = [w for w in argv if w not in ("--json", "--debug")]
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview(COMMANDS))
-        return
+        return 0
     if words[0] == "--version":
         print(symcere.__version__)
-        return
+        return 0
     known = {c.name: c for c in COMMANDS}
     if words[0] not in known:
         kind = "option" if words[0].startswith("-") else "command"
@@ -143,11 +150,12 @@ def _dispatch(argv: Sequence[str]) -> None:
     # With --json, what libraries print goes where it does not disturb.
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
         result = command.run(args)
-    if not args.json:
+    if args.json:
+        found = console.plain(result)
+        print(json.dumps(found if isinstance(found, dict) else {command.name: found}, ensure_ascii=False))
+    else:
         command.show(result)
-        return
-    found = console.plain(result)
-    print(json.dumps(found if isinstance(found, dict) else {command.name: found}, ensure_ascii=False))
+    return int(getattr(result, "exit_code", 0))
 
 
 def run(argv: Sequence[str] | None = None) -> int:

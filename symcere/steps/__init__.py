@@ -8,6 +8,7 @@
 A step composes the rooms below it and adds tracking; it holds no logic of its own.
 """
 
+from symcere.steps.cluster import doctor, submit
 from symcere.steps.corpora import datasets, embed, fetch, open_corpus, prepare
 from symcere.steps.demo import demo
 from symcere.steps.runs import Run, baselines, evaluate, restore, train
@@ -19,6 +20,7 @@ __all__ = [
     "baselines",
     "datasets",
     "demo",
+    "doctor",
     "embed",
     "evaluate",
     "export",
@@ -29,5 +31,6 @@ __all__ = [
     "recommend",
     "restore",
     "rm",
+    "submit",
     "train",
 ]

@@ -1,0 +1,245 @@
+"""What every node of a cluster has, asked of each of them: versions, disk, clock, and what it can reach."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from symcere.errors import UserError
+from symcere.tracking import mask
+
+PACKAGES = ("ray", "torch", "numpy", "pyarrow", "mlflow")
+"""Whose versions have to be the same everywhere: they read each other's files and messages."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node, as it sees itself.
+
+    Attributes:
+        versions: of Python and :data:`PACKAGES`; ``""`` where one is not installed.
+        free: bytes on the disk of the node's home.
+        memory: bytes in all.
+        skew: seconds that its clock is ahead of this machine's.
+        uncertain: how far ``skew`` can be wrong, in seconds: half of the fastest answer's time.
+        troubles: what it could not reach, by name (``storage``, ``mlflow``), with the reason.
+    """
+
+    name: str
+    address: str
+    versions: dict[str, str]
+    gpus: int
+    free: int
+    memory: int
+    skew: float = 0.0
+    uncertain: float = 0.0
+    troubles: dict[str, str] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- what runs on a node
+
+
+def facts() -> dict[str, Any]:
+    """Of the process that calls it: the fields of :class:`Node` that need nobody else."""
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package).partition("+")[0]  # which build of torch is the machine's affair
+        except metadata.PackageNotFoundError:
+            return ""
+
+    home = Path(os.environ.get("SYMCERE_HOME") or Path.home())
+    while not home.exists():
+        home = home.parent
+    return {
+        "name": socket.gethostname(),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "free": shutil.disk_usage(home).free,
+        "memory": memory(),
+    }
+
+
+def memory() -> int:
+    """Bytes of this machine, or those its container may use."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return min(whole, int(Path(limit).read_text()))
+        except (OSError, ValueError):
+            continue
+    return whole
+
+
+def write_to(storage: str, name: str, marks: Sequence[str] = ()) -> str:
+    """Writes the file ``name`` to a folder on ``storage``, reads it and each of ``marks`` back, and leaves it there.
+
+    Returns:
+        ``""``, or why it failed.
+    """
+    try:
+        system, path = _open(storage)
+        system.create_dir(path, recursive=True)
+        with system.open_output_stream(f"{path}/{name}") as stream:
+            stream.write(name.encode())
+        for mark in (name, *marks):
+            with system.open_input_stream(f"{path}/{mark}") as stream:
+                if stream.read() != mark.encode():
+                    return f"{mark} reads otherwise than it was written"
+    except FileNotFoundError as error:
+        return f"what another node wrote is not there ({mask(str(error))}): the storage is not shared"
+    except Exception as error:  # each kind of storage has errors of its own
+        return mask(" ".join(str(error).split())[:300]) or type(error).__name__
+    return ""
+
+
+def remove(storage: str) -> None:
+    """Removes the folder ``storage`` and what is in it."""
+    system, path = _open(storage)
+    system.delete_dir(path)
+
+
+def _open(storage: str) -> tuple[Any, str]:
+    from pyarrow import fs
+
+    if "://" not in storage:
+        return fs.LocalFileSystem(), str(Path(storage).absolute())
+    system, path = fs.FileSystem.from_uri(storage)
+    return system, path.rstrip("/")
+
+
+def reach_mlflow(uri: str) -> str:
+    """``""``, or why the MLflow store at ``uri`` cannot be used from here."""
+    from symcere.tracking import client
+
+    try:
+        client(uri)
+    except UserError as error:
+        return mask(str(error))
+    return ""
+
+
+class Probe:
+    """The actor that answers for one node."""
+
+    def facts(self) -> dict[str, Any]:
+        return facts()
+
+    def now(self) -> float:
+        return time.time()
+
+    def write(self, folder: str, name: str, marks: list[str]) -> str:
+        return write_to(folder, name, marks)
+
+    def remove(self, folder: str) -> None:  # storage that is not shared has a folder on each node
+        with contextlib.suppress(Exception):
+            remove(folder)
+
+    def mlflow(self, uri: str) -> str:
+        return reach_mlflow(uri)
+
+
+# ---------------------------------------------------------------- asking all nodes
+
+
+def survey(address: str, storage: str = "", mlflow: str = "", seconds: float = 120) -> list[Node]:
+    """Asks every live node of the Ray cluster at ``address`` (``auto``, ``HOST:6379``, ``ray://HOST:10001``).
+
+    Args:
+        storage: a folder, or a URI with a scheme that pyarrow knows: each node writes a file and reads those of the
+            others; all are removed again.
+        mlflow: a tracking server's address that each node is to reach.
+        seconds: to wait for all answers.
+
+    Raises:
+        UserError: no such cluster, or a node does not answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            raise UserError(
+                f"No Ray cluster answers at {mask(address)} ({mask(' '.join(str(error).split())[:200])}). On the head "
+                "it is `auto`; from elsewhere run `symcere submit doctor --cluster FILE`, which asks from inside."
+            ) from error
+    try:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+
+        remote: Any = ray.remote(num_cpus=0)(Probe)
+        probes: list[Any] = [
+            remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+            for node in alive
+        ]
+        try:
+            told = ray.get([probe.facts.remote() for probe in probes], timeout=seconds)
+            clocks = [_skew(partial(_now, probe, seconds)) for probe in probes]
+            troubles: list[dict[str, str]] = [{} for _ in probes]
+            if storage:
+                folder = f"{storage.rstrip('/')}/.doctor-{secrets.token_hex(4)}"
+                marks: list[str] = []
+                for number, probe in enumerate(probes):  # one after the other: each reads what those before it wrote
+                    why = ray.get(probe.write.remote(folder, f"node-{number}", marks), timeout=seconds)
+                    if why:
+                        troubles[number]["storage"] = why
+                    else:
+                        marks.append(f"node-{number}")
+                ray.get([probe.remove.remote(folder) for probe in probes], timeout=seconds)
+            if mlflow:
+                reasons = ray.get([probe.mlflow.remote(mlflow) for probe in probes], timeout=seconds)
+                for found, why in zip(troubles, reasons, strict=True):
+                    if why:
+                        found["mlflow"] = why
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                f"A node of the Ray cluster does not answer: {' '.join(str(error).split())[:300]} `ray status` shows "
+                "the nodes; is the same Python with the same packages installed on each?"
+            ) from error
+        for probe in probes:
+            ray.kill(probe)
+        return [
+            Node(
+                address=node["NodeManagerAddress"],
+                gpus=int(node["Resources"].get("GPU", 0)),
+                skew=skew,
+                uncertain=uncertain,
+                troubles=trouble,
+                **fact,
+            )
+            for node, fact, (skew, uncertain), trouble in zip(alive, told, clocks, troubles, strict=True)
+        ]
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _now(probe: Any, seconds: float) -> float:
+    import ray
+
+    return ray.get(probe.now.remote(), timeout=seconds)
+
+
+def _skew(ask: Callable[[], float], times: int = 5) -> tuple[float, float]:
+    """How far another clock is ahead, and how far that can be wrong; the fastest of a few answers tells best."""
+    best = (0.0, float("inf"))
+    for _ in range(times):
+        before = time.time()
+        there = ask()
+        after = time.time()
+        if (after - before) / 2 < best[1]:
+            best = (there - (before + after) / 2, (after - before) / 2)
+    return best
