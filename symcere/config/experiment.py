@@ -196,7 +196,7 @@ class Train:
     precision: Literal["fp32", "bf16", "fp64"] = setting(
         "fp32", "bf16: autocast; logits stay float32; fp64: for proofs"
     )
-    compile: bool = setting(False, "torch.compile the step")
+    compile: bool = setting(False, "torch.compile the views; pays on long runs")
     deterministic: bool = setting(False, "repeat to the bit on CUDA too, at a cost")
 
 
