@@ -122,24 +122,22 @@ def overview(commands: Sequence[Command]) -> str:
     return "\n".join(lines)
 
 
-def _call(argv: Sequence[str]) -> int:
+def _call(commands: Sequence[Command], argv: Sequence[str]) -> int:
     try:
-        return _dispatch(argv)
+        return _dispatch(commands, argv)
     except SystemExit as end:  # argparse after --help; a signal that ended a run
         return end.code if isinstance(end.code, int) else 0
 
 
-def _dispatch(argv: Sequence[str]) -> int:
-    from symcere.cli.commands import COMMANDS
-
+def _dispatch(commands: Sequence[Command], argv: Sequence[str]) -> int:
     words = [w for w in argv if w not in ("--json", "--debug")]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(overview(COMMANDS))
+        print(overview(commands))
         return 0
     if words[0] == "--version":
         print(symcere.__version__)
         return 0
-    known = {c.name: c for c in COMMANDS}
+    known = {c.name: c for c in commands}
     if words[0] not in known:
         kind = "option" if words[0].startswith("-") else "command"
         raise UserError(f"Unknown {kind} '{words[0]}'. {nearest(words[0], known)} `symcere --help` lists the commands.")
@@ -158,8 +156,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     return int(getattr(result, "exit_code", 0))
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line, prints its result or its error.
+def run(commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:
+    """Runs a command line of these commands, prints its result or its error.
 
     Returns:
         the exit code.
@@ -169,7 +167,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a title that the terminal cannot write is no reason to fail
     try:
-        code = _call(argv)
+        code = _call(commands, argv)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

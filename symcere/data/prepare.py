@@ -82,7 +82,7 @@ def assemble(
     titles: Callable[[Collection[str]], Mapping[str, str]] | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
-    """The same from any stream of record batches of :data:`symcere.data.reviews.SCHEMA`.
+    """The same from any stream of record batches of :data:`symcere.data.schema.SCHEMA`.
 
     Args:
         batches: read once. Attributes that :class:`symcere.data.reviews.Reviews` has (``counts``, ``notes``,

@@ -23,18 +23,8 @@ import pyarrow.compute as pc
 from symcere.data import opening
 from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic
 from symcere.data.readers.carrier import carrier, looked_ahead
+from symcere.data.schema import SCHEMA
 from symcere.errors import UserError, nearest
-
-SCHEMA = pa.schema(
-    [
-        pa.field("user", pa.string(), nullable=False),
-        pa.field("item", pa.string(), nullable=False),
-        pa.field("rating", pa.float32(), nullable=False),  # NaN: absent or no number
-        pa.field("time", pa.int64()),  # unix seconds
-        pa.field("text", pa.string(), nullable=False),  # '' when absent
-        pa.field("row", pa.int64(), nullable=False),  # position among all records of the sources
-    ]
-)
 
 ROWS = 1 << 16
 """Rows of a batch, about."""

@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from symcere.config.fields import build, setting
-from symcere.data.reviews import SCHEMA
+from symcere.data.schema import SCHEMA
 from symcere.errors import UserError, nearest
 
 # ---------------------------------------------------------------- words
@@ -456,7 +456,7 @@ class Synthetic:
             row += len(users)
 
     def batches(self, batch_size: int = 65_536) -> Iterator[pa.RecordBatch]:
-        """The reviews as record batches of :data:`symcere.data.reviews.SCHEMA`, ``batch_size`` rows each but the last.
+        """The reviews as record batches of :data:`symcere.data.schema.SCHEMA`, ``batch_size`` rows each but the last.
 
         Users follow each other by number, each one's reviews in the order picked; times are whole days.
         """
@@ -528,7 +528,7 @@ class Planted:
     """Reviews given together with their split."""
 
     reviews: pa.RecordBatch
-    """of :data:`symcere.data.reviews.SCHEMA`"""
+    """of :data:`symcere.data.schema.SCHEMA`"""
     part: np.ndarray
     """int8, one for each review: 0 training, 1 validation, 2 test."""
 

@@ -23,7 +23,8 @@ from symcere.data.cards import find, own
 from symcere.data.cleaning import clean, clean_text, count_words
 from symcere.data.corpus import NO_TIME, SPLITS, Corpus
 from symcere.data.prepare import assemble
-from symcere.data.reviews import SCHEMA, read
+from symcere.data.reviews import read
+from symcere.data.schema import SCHEMA
 from symcere.errors import UserError
 
 # ---------------------------------------------------------------- texts

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from symcere.data.reviews import SCHEMA, read
+from symcere.data.reviews import read
+from symcere.data.schema import SCHEMA
 from symcere.data.titles import titles
 from symcere.errors import UserError
 

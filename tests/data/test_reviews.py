@@ -18,7 +18,8 @@ import pyarrow as pa
 import pytest
 
 from symcere.data.opening import Stream, members
-from symcere.data.reviews import DROPPED, LOSSES, SCHEMA, read, seconds
+from symcere.data.reviews import DROPPED, LOSSES, read, seconds
+from symcere.data.schema import SCHEMA
 from symcere.errors import UserError
 
 
