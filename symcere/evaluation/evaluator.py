@@ -100,7 +100,7 @@ class Evaluator:
     ):
         self.num_items = corpus.train.shape[1]
         self.ks, self.notes = _cut_offs(ks, self.num_items, explicit_ks)
-        self.relevant: csr_array = {"val": corpus.val, "test": corpus.test}[split]
+        self.relevant: csr_array = corpus.val if split == "val" else corpus.test
         self.exclude: csr_array = corpus.train if split == "val" else csr_array(corpus.train + corpus.val)
         self.users = np.flatnonzero(np.diff(self.relevant.indptr)).astype(np.int64)
         if len(self.users) == 0:

@@ -68,7 +68,8 @@ class ItemToItem:
             arrays |= _csr_state("weights", self.weights)
         if self.counts is not None:
             arrays["counts"] = self.counts
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        # Those of the corpus are mapped from its files, read-only, which a tensor cannot be.
+        return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in arrays.items()}
 
 
 def closed_form(settings: ClosedForm, train: sp.csr_array) -> Popularity | ItemToItem:
