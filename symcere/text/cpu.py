@@ -55,7 +55,7 @@ def chunked_attention(
 
     Args:
         query, key, value: ``[b, heads, L, e]``.
-        attention_mask: added to the scores, ``[b, 1, L, L]``, nowhere positive.
+        attention_mask: ``[b, 1, L, L]``, added to the scores: 0, or very negative in the columns of padding.
 
     Returns:
         ``[b, L, heads, e]``, and None for the weights.
@@ -64,23 +64,27 @@ def chunked_attention(
     scaling = e**-0.5 if scaling is None else scaling
     out = query.new_empty(b, L, heads, e)
     # Cauchy-Schwarz bounds every score. Where the bound is small, the softmax needs no maximum of each row: it becomes
-    # exp and a division of the much smaller result, half the time.
+    # exp and a division of the much smaller result, half the time; and padding has weight 0 instead of a mask.
     bound = query.norm(dim=-1).amax(-1) * key.norm(dim=-1).amax(-1) * scaling  # [b, heads]
     bounded = bool(bound.max() < SAFE)
+    weight = None
+    if bounded and attention_mask is not None:
+        weight = (attention_mask[:, :, :1] == 0).to(value.dtype).transpose(2, 3)  # [b, 1, L, 1]
+        value = value * weight
     size = max(SCORES // (heads * L * L), 1)
     for start in range(0, b, size):
         rows = slice(start, min(start + size, b))
         n = rows.stop - start
         q, k, v = (x[rows].reshape(n * heads, L, e) for x in (query, key, value))
-        if attention_mask is None:
-            scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scaling)
-        else:
-            added = attention_mask[rows].expand(n, heads, L, L).reshape(n * heads, L, L)
-            scores = torch.baddbmm(added, q, k.transpose(1, 2), alpha=scaling)
+        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scaling)
         if bounded:
             scores.exp_()
-            mixed = torch.bmm(scores, v).div_(scores.sum(-1, keepdim=True))
+            each = weight[rows].expand(n, heads, L, 1).reshape(n * heads, L, 1) if weight is not None else None
+            total = scores.sum(-1, keepdim=True) if each is None else torch.bmm(scores, each)
+            mixed = torch.bmm(scores, v).div_(total)
         else:
+            if attention_mask is not None:
+                scores.view(n, heads, L, L).add_(attention_mask[rows])
             mixed = torch.bmm(torch.softmax(scores, -1, out=scores), v)
         out[rows] = mixed.view(n, heads, L, e).transpose(1, 2)
     return out, None

@@ -22,7 +22,7 @@ from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.home import writing
 from symcere.text.cache import Cache, Distinct, folder_name, key_of
-from symcere.text.encoder import Factory, Joined, Progress, make_encoder, read_manifest, write_manifest
+from symcere.text.encoder import Factory, Joined, Progress, TextEncoder, make_encoder, read_manifest, write_manifest
 
 KIND = "embeddings"
 BLOCK = 2**15
@@ -122,18 +122,9 @@ def embed(
     if path.exists():
         return Embeddings.open(path, corpus, encoder_factory)
 
-    distinct = Distinct.of(corpus.texts("train"))
-    if not len(distinct):
-        raise UserError(
-            f"No training review of '{corpus.name}' has any text. Train without it (--model.features id), or prepare "
-            "the data again and name the column that holds the reviews."
-        )
-    caches = [
-        Cache.make(Path(directory), settings, encoder, distinct)
-        for settings, encoder in zip(text.encoders, encoders, strict=True)
-    ]
+    caches = _begin(corpus, text, directory, encoders)
     missing = [cache.missing() for cache in caches]
-    total = len(distinct) * len(caches)
+    total = sum(len(cache.distinct) for cache in caches)
     done = total - sum(cache.rows(shard) for cache, shards in zip(caches, missing, strict=True) for shard in shards)
 
     def advance(texts: int) -> None:
@@ -151,6 +142,30 @@ def embed(
             cache.put(shard, encoder.encode(cache.texts(shard), advance))
     join(caches, Joined(text.encoders, encoders), path, corpus, key)
     return Embeddings.open(path, corpus, encoder_factory)
+
+
+def begin(corpus: Corpus, text: Text, directory: Path, encoder_factory: Factory = make_encoder) -> list[Cache]:
+    """The cache of each encoder, found or begun; fitted encoders are fitted on return.
+
+    For those who let several workers fill them (:class:`Cache` says how); :func:`embed` then joins what is there.
+
+    Raises:
+        UserError: as :func:`embed`.
+    """
+    return _begin(corpus, text, directory, [encoder_factory(settings) for settings in text.encoders])
+
+
+def _begin(corpus: Corpus, text: Text, directory: Path, encoders: Sequence[TextEncoder]) -> list[Cache]:
+    distinct = Distinct.of(corpus.texts("train"))
+    if not len(distinct):
+        raise UserError(
+            f"No training review of '{corpus.name}' has any text. Train without it (--model.features id), or prepare "
+            "the data again and name the column that holds the reviews."
+        )
+    return [
+        Cache.make(Path(directory), settings, encoder, distinct)
+        for settings, encoder in zip(text.encoders, encoders, strict=True)
+    ]
 
 
 def join(caches: Sequence[Cache], joined: Joined, path: Path, corpus: Corpus, fingerprint: str) -> None:

@@ -17,6 +17,7 @@ from symcere.errors import UserError
 from symcere.text import Embeddings, embed, profiles
 from symcere.text import cache as caching
 from symcere.text.cache import Cache, Distinct
+from symcere.text.embeddings import begin
 from symcere.text.encoder import make_encoder
 
 ONE = Text((Encoder("one"),))
@@ -179,12 +180,12 @@ def test_other_processes_map_the_same_file(corpus, hashing, tmp_path):
 
 def test_workers_may_write_the_shards(corpus, hashing, tmp_path):
     """What a cluster does: each worker opens the cache by its path and writes its share."""
-    encoder = hashing(Encoder("one"))
-    begun = Cache.make(tmp_path, Encoder("one"), encoder, Distinct.of(corpus.texts("train")))
+    [begun] = begin(corpus, ONE, tmp_path, hashing)
     for worker in range(2):
         cache = Cache.open(begun.path, corpus)
         for shard in cache.missing()[:: 2 - worker]:
             cache.put(shard, cache.load_encoder(hashing).encode(cache.texts(shard)))
+        cache.put(0, cache.load_encoder(hashing).encode(cache.texts(0)))  # twice is no harm
     assert begun.missing() == []
     calls = []
     made = embed(corpus, ONE, tmp_path, encoder_factory=lambda s: hashing(s, calls))
