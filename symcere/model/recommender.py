@@ -20,6 +20,7 @@ from symcere.config import Model
 from symcere.model.own import OwnFree
 from symcere.model.propagation import Graph, Noise
 from symcere.model.scorer import FactorScorer
+from symcere.model.workers import Needs, Workers
 
 Side = Literal["user", "item"]
 
@@ -133,6 +134,7 @@ class Recommender(nn.Module):
         text: frozen input of the tower, see :func:`text_input`; needed where a text view takes part.
         has_text: bool [N], nodes with a training review; given together with ``text``.
         own: what leaves a pair's own review or edge out of its profiles (``settings.drop_own``).
+        workers: who trains it together. Of E each holds its own columns; initial numbers are those of a lone worker.
     """
 
     graph: Graph
@@ -149,13 +151,16 @@ class Recommender(nn.Module):
         text: Tensor | None = None,
         has_text: np.ndarray | None = None,
         own: OwnFree | None = None,
+        workers: Workers | None = None,
     ):
         super().__init__()
         self.settings, self.graph, self.own = settings, graph, own
+        self.workers = workers or Workers()
         self.num_users, self.num_items = graph.num_users, graph.num_items
         d = settings.dim
         if settings.features != "text":
-            self.embedding = nn.Parameter(torch.empty(self.num_users + self.num_items, d).normal_(std=0.1))
+            E = torch.empty(self.num_users + self.num_items, d).normal_(std=0.1)
+            self.embedding = nn.Parameter(self.own_columns(E))
         if text is not None:
             self.register_buffer("text", text, persistent=False)
             self.register_buffer("has_text", torch.as_tensor(has_text), persistent=False)
@@ -177,6 +182,18 @@ class Recommender(nn.Module):
         # τ that training used: the score needs it to weigh b; the objective keeps it up to date when it is learned.
         self.register_buffer("temperature", torch.ones(()))
 
+    def own_columns(self, table: Tensor) -> Tensor:
+        """This worker's columns of E, or of what is like it, [..., d]."""
+        columns = self.workers.columns(table.shape[-1])
+        return table[..., columns].clone() if self.workers.by_column else table
+
+    def hold_all(self, weights: dict[str, Tensor]) -> None:
+        """Takes whole weights and works alone from here on."""
+        if self.workers.by_column and "embedding" in weights:
+            self.embedding = nn.Parameter(torch.empty_like(weights["embedding"], device=self.embedding.device))
+        self.workers = Workers()
+        self.load_state_dict(weights)
+
     # ------------------------------------------------------------ views
 
     def graph_view(
@@ -187,27 +204,37 @@ class Recommender(nn.Module):
         graph: Graph | None = None,
         noise: Noise | None = None,
         keep: int = 0,
+        needs: Needs = None,
     ) -> tuple[Tensor, Tensor | None]:
         """G, and layer ``keep`` of it where one is asked for: float [N, d], or [len(rows), d] for nodes ``rows``.
 
         Args:
-            features: instead of E, [N, d].
+            features: instead of E, [N, d]; of this worker's columns.
             graph: instead of the whole training graph.
-            noise: added after each layer, see :meth:`Graph.propagate`.
+            noise: added after each layer, see :meth:`Graph.propagate`; to this worker's columns.
+            needs: rows of the result that each worker works on; others are zero.
         """
         s = self.settings
         features = self.embedding if features is None else features
-        return (graph or self.graph).propagate_keep(features, s.layers, keep, s.skip_input, noise, rows)
+        view, kept = (graph or self.graph).propagate_keep(features, s.layers, keep, s.skip_input, noise, rows)
+        return self.workers.to_rows(view, s.dim, needs), None if kept is None else self.workers.to_rows(kept, s.dim)
 
-    def text_view(self, rows: Tensor | None = None) -> Tensor:
-        """T: float [N, d], or [len(rows), d] for node numbers ``rows``."""
-        s = self.settings
+    def text_view(self, rows: Tensor | None = None, needs: Needs = None) -> Tensor:
+        """T: float [N, d], or [len(rows), d] for node numbers ``rows``; ``needs`` as in :meth:`graph_view`."""
+        s, workers, n = self.settings, self.workers, self.graph.num_nodes
         if s.text_tower == "mlp":
-            nodes = self.tower(self.text)
+            if workers.by_column:
+                nodes = workers.to_columns(self.tower(self.text[workers.share(n)]), n)
+            else:
+                nodes = self.tower(self.text)
             if rows is None:
-                return self.graph.propagate(nodes, s.text_layers)
-            return self.graph.propagate_rows(nodes, rows, s.text_layers)
-        return self.tower(self.text if rows is None else self.text[rows])
+                return workers.to_rows(self.graph.propagate(nodes, s.text_layers), s.dim, needs)
+            return workers.to_rows(self.graph.propagate_rows(nodes, rows, s.text_layers), s.dim, needs)
+        if rows is None:
+            return workers.gather(self.tower(self.text[workers.share(n)]), n)
+        if needs is None:
+            return workers.gather(self.tower(self.text[rows[workers.share(len(rows))]]), len(rows))
+        return workers.spread(self.tower(self.text[rows[needs[workers.rank]]]), needs, len(rows))
 
     def scored(self, graph: Tensor | None, text: Tensor | None, side: Side, kind: str = "") -> Tensor:
         """Z of some nodes, see :func:`fuse`."""
@@ -222,6 +249,7 @@ class Recommender(nn.Module):
         features: Tensor | None = None,
         noise: Noise | None = None,
         keep: int = 0,
+        needs: Needs = None,
     ) -> Views:
         """The views of some users and some items.
 
@@ -230,13 +258,14 @@ class Recommender(nn.Module):
             items: int64 [n_i], without repetition.
             need_text: the text view takes part in the loss although it is not scored.
             features, noise, keep: see :meth:`graph_view`.
+            needs: for each worker the rows, of users and then items, that it works on; others are zero.
         """
         rows = torch.cat([users, items + self.num_users])
         graph = text = kept = None
         if self.settings.features != "text":
-            graph, kept = self.graph_view(rows, features=features, noise=noise, keep=keep)
+            graph, kept = self.graph_view(rows, features=features, noise=noise, keep=keep, needs=needs)
         if self.settings.features != "id" or need_text:
-            text = self.text_view(rows)
+            text = self.text_view(rows, needs)
         return Views(
             graph=self._pair(graph, len(users)),
             text=self._pair(text, len(users)),

@@ -4,6 +4,9 @@
 
 A term whose weight is zero is not computed. Graph and text vectors are l2-normalised inside the alignment terms;
 the model's own normalisation governs the scored vectors alone.
+
+Among several workers each takes a share of a term's distinct anchors, with all their pairs, against all candidates;
+with the whole catalogue as candidates, a share of these too. What it returns is its sum over the global count.
 """
 
 from collections.abc import Callable
@@ -18,11 +21,14 @@ from torch import Tensor, nn
 from symcere.config import Alignment, Experiment
 from symcere.model.propagation import Graph
 from symcere.model.recommender import Pair, Recommender, Views
+from symcere.model.workers import Needs
 from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
 from symcere.objective.contrastive import Kind, contrastive, pair_logits
 from symcere.objective.history import History, locate
+from symcere.objective.logsumexp import combine_logsumexp
 from symcere.objective.pairwise import alignment, bpr, uniformity
 from symcere.objective.temperature import Temperature
+from symcere.objective.term import Term
 
 KINDS: dict[str, Kind] = {"softmax": "infonce", "infonce": "infonce", "supcon": "supcon"}
 """Contrastive losses by their setting's name; sincere and symcere are both of kind sincere."""
@@ -63,6 +69,12 @@ class Side:
             return rows
         return rows[torch.searchsorted(self.nodes, self.candidates.ids)]
 
+    def pairs_of(self, anchors: slice) -> Tensor | slice:
+        """The pairs of some of the distinct nodes: their positions in the batch."""
+        if anchors == slice(0, len(self.distinct)):
+            return slice(0, len(self.of_pair))
+        return ((self.of_pair >= anchors.start) & (self.of_pair < anchors.stop)).nonzero().squeeze(1)
+
 
 class TotalLoss(nn.Module):
     """The objective of an experiment on one training matrix.
@@ -82,7 +94,7 @@ class TotalLoss(nn.Module):
         device: torch.device | str = "cpu",
     ):
         super().__init__()
-        self.settings, self.model_settings = experiment.objective, experiment.model
+        self.settings, self.model_settings, self.workers = experiment.objective, experiment.model, model.workers
         self.users = History.of(train, device)
         self.items = History.of(scipy.sparse.csr_array(train.T), device)
         ranking = self.settings.ranking
@@ -105,6 +117,13 @@ class TotalLoss(nn.Module):
                 self.register_buffer("user_bias", activity, persistent=False)
         else:
             self.user_bias = None
+        # What SupCon and `history` compare with is known only where all candidates are.
+        self.shard_candidates = (
+            self.workers.size > 1
+            and ranking.candidates == "all"
+            and ranking.loss in ("softmax", "sincere", "symcere")
+            and ranking.reduction != "history"
+        )
         self.augmented: list[Graph] = []
         if self.settings.same.on and self.settings.same.loss == "reconstruct":
             # RLMRec-Gen: what stands for a masked node, and the way from the graph view back to a profile.
@@ -131,22 +150,25 @@ class TotalLoss(nn.Module):
             self.augmented = [model.graph.dropped(k) for k in keep]
 
     def forward(self, model: Recommender, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
-        """Every weighted term of one step, scalars by name."""
+        """Every weighted term of one step, scalars by name: this worker's part, which add up over workers."""
         s = self.settings
         negatives = None
         if s.ranking.loss == "bpr":
             negatives = self.negatives.draw(batch.users, s.ranking.negatives, random)
         users = self._side(self.users, batch.users, "draw_users", random)
         items = self._side(self.items, batch.items, "draw_items", random, negatives)
-        noise = self._noise(random) if s.augment.on and s.augment.kind == "xsimgcl" else None
+        noise = self._noise(model, random) if s.augment.on and s.augment.kind == "xsimgcl" else None
         masked = self._masked(model, random) if s.same.on and s.same.loss == "reconstruct" else None
         views = model(
             users.nodes,
             items.nodes,
             need_text=(s.same.on and masked is None) or s.cross.on or (s.intra.on and model.settings.features != "id"),
-            features=None if masked is None else torch.where(masked[:, None], self.mask, model.embedding),
+            features=None
+            if masked is None
+            else torch.where(masked[:, None], model.own_columns(self.mask), model.embedding),
             noise=noise,
             keep=s.augment.layer if noise is not None else 0,
+            needs=self._needs(users, items, negatives),
         )
         terms: dict[str, Tensor | float] = {"ranking": self._ranking(model, views, batch, users, items, negatives)}
         if s.same.on:
@@ -189,6 +211,50 @@ class TotalLoss(nn.Module):
         nodes = ids if extra is None else torch.cat([ids, extra[extra >= 0]]).unique()
         return Side(history, nodes, torch.searchsorted(nodes, ids), of_pair)
 
+    def _needs(self, users: Side, items: Side, negatives: Tensor | None) -> Needs:
+        """The rows of users, then items, that each worker works on; None where all work on all."""
+        s = self.settings
+        every = s.same.on or s.cross.on or s.intra.on or (s.augment.on and s.augment.kind == "xsimgcl")
+        if self.workers.size == 1 or every or not (self.shard_candidates or s.ranking.loss == "bpr"):
+            return None
+        needs = []
+        for worker in range(self.workers.size):
+            marks = torch.zeros(len(users.nodes) + len(items.nodes), dtype=torch.bool, device=users.nodes.device)
+            of = marks.split([len(users.nodes), len(items.nodes)])
+            sides = [(users, of[0], items, of[1])]
+            if s.ranking.loss == "symcere":
+                sides.append((items, of[1], users, of[0]))
+            for here, mine, there, theirs in sides:
+                _, pairs = self._anchors(here, worker)
+                mine[here.at_pair[pairs]] = True
+                theirs[there.at_pair[pairs]] = True
+                if negatives is not None:
+                    theirs[self._at(there, negatives[pairs])] = True
+                if self.shard_candidates:
+                    theirs[self.workers.share(len(there.nodes), worker)] = True
+            needs.append(marks.nonzero().squeeze(1))
+        return needs
+
+    def _anchors(self, here: Side, worker: int | None = None) -> tuple[slice, Tensor | slice]:
+        """A worker's share of a term's anchors, and their pairs.
+
+        Anchors are the distinct nodes of a side; with ``drop_own``, where each pair has its own vectors, the pairs.
+        """
+        if self.model_settings.drop_own != "none":
+            pairs = self.workers.share(len(here.of_pair), worker)
+            return pairs, pairs
+        anchors = self.workers.share(len(here.distinct), worker)
+        return anchors, here.pairs_of(anchors)
+
+    @staticmethod
+    def _at(side: Side, nodes: Tensor) -> Tensor:
+        """Positions of nodes in ``side.nodes``; any, where the node is none (−1)."""
+        return torch.searchsorted(side.nodes, nodes.clamp_min(0)).clamp_max(len(side.nodes) - 1)
+
+    def _mean(self, term: Term) -> Tensor:
+        """This worker's part of a mean over all workers."""
+        return Term(term.sum, self.workers.sum(term.count)).value
+
     # ------------------------------------------------------------ terms
 
     def _ranking(
@@ -197,26 +263,44 @@ class TotalLoss(nn.Module):
         s, z = self.settings.ranking, views.scored
         tau = self.temperature()
         model.temperature.fill_(float(tau) if not isinstance(tau, Tensor) else tau.detach())
-        own = model.own_free(batch.edges, views.graph, users.at_pair, items.at_pair)
-        left = own.users if own is not None else z.users[users.at_pair]
-        right = own.items if own is not None else z.items[items.at_pair]
         if s.loss == "directau":
+            # A logarithm of a mean is no sum over workers: each has it all, and counts it for its part.
             spread = (uniformity(z.users[users.distinct]).value + uniformity(z.items[items.distinct]).value) / 2
-            return alignment(left, right).value + s.uniformity * spread
+            spread = spread / self.workers.size
+            _, pairs = self._anchors(users)
+            left, right = self._pair_rows(model, views, batch, users, items, pairs)
+            return self._mean(alignment(left, right)) + s.uniformity * spread
         if s.loss == "bpr":
             assert negatives is not None
-            valid = negatives >= 0
-            at = torch.searchsorted(items.nodes, negatives.clamp_min(0)).clamp_max(len(items.nodes) - 1)
-            bias, others = (None, None) if model.bias is None else (model.bias[batch.items], model.bias[negatives])
+            _, pairs = self._anchors(users)
+            left, right = self._pair_rows(model, views, batch, users, items, pairs)
+            negatives = negatives[pairs]
+            bias, others = (
+                (None, None) if model.bias is None else (model.bias[batch.items[pairs]], model.bias[negatives])
+            )
             positive = pair_logits(left, right, self.temperature.scale, bias)
-            negative = pair_logits(left[:, None], z.items[at], self.temperature.scale, others)
-            return bpr(positive, negative, valid).value
+            negative = pair_logits(left[:, None], z.items[self._at(items, negatives)], self.temperature.scale, others)
+            return self._mean(bpr(positive, negative, negatives >= 0))
 
-        forward = self._one_side(users, items, batch.items, z.users, z.items, left, right, own is not None, model.bias)
+        own = None
+        if model.own is not None:  # once for both directions, which then have the same anchors
+            own = self._pair_rows(model, views, batch, users, items, self._anchors(users)[1])
+        forward = self._one_side(users, items, batch.items, z.users, z.items, own, model.bias)
         if s.loss != "symcere":
             return forward
-        back = self._one_side(items, users, batch.users, z.items, z.users, right, left, own is not None, self.user_bias)
+        reverse = None if own is None else own[::-1]
+        back = self._one_side(items, users, batch.users, z.items, z.users, reverse, self.user_bias)
         return (forward + back) / 2
+
+    def _pair_rows(
+        self, model: Recommender, views: Views, batch: Batch, users: Side, items: Side, pairs: Tensor | slice
+    ) -> tuple[Tensor, Tensor]:
+        """Z of some of the batch's pairs, users and items, both [K, d]."""
+        at_users, at_items = users.at_pair[pairs], items.at_pair[pairs]
+        own = model.own_free(batch.edges[pairs], views.graph, at_users, at_items)
+        if own is not None:
+            return own.users, own.items
+        return views.scored.users[at_users], views.scored.items[at_items]
 
     def _one_side(
         self,
@@ -225,34 +309,56 @@ class TotalLoss(nn.Module):
         positives: Tensor,
         anchor_rows: Tensor,
         candidate_rows: Tensor,
-        anchor_of_pair: Tensor,
-        positive_of_pair: Tensor,
-        pairwise: bool,
+        own: tuple[Tensor, Tensor] | None,
         bias: Tensor | None,
     ) -> Tensor:
         """The contrastive ranking term whose anchors are ``here``.
 
-        With ``pairwise`` every pair has an anchor vector of its own; otherwise pairs of one node share it, and its sum
-        over the candidates.
+        With ``own`` every pair of this worker has an anchor and a positive vector of its own; otherwise pairs of one
+        node share it, and its sum over the candidates.
         """
-        s = self.settings.ranking
+        s, workers = self.settings.ranking, self.workers
+        mine, pairs = self._anchors(here)
+        positives = positives[pairs]
+        nodes = here.nodes[here.distinct]
+        if own is None:
+            anchors, of_positive = anchor_rows[here.distinct[mine]], candidate_rows[there.at_pair[pairs]]
+            anchor_of = here.of_pair[pairs] - mine.start
+        else:
+            anchors, of_positive = own
+            nodes = nodes[here.of_pair]
+            anchor_of = None
         ids = None if there.candidates is None else there.candidates.ids
-        distinct = here.nodes[here.distinct]
+        positive_at = locate(positives, ids, there.history.num_nodes)
+        candidates = there.candidate_rows(candidate_rows)
         correction = None if there.candidates is None or not s.logq else there.candidates.log_inclusion
-        return contrastive(
-            anchor_of_pair if pairwise else anchor_rows[here.distinct],
-            positive_of_pair,
-            there.candidate_rows(candidate_rows),
+        if self.shard_candidates:  # everybody's anchors against this worker's candidates
+            shard = workers.share(len(candidates))
+            candidates, ids = candidates[shard], torch.arange(shard.start, shard.stop, device=nodes.device)
+            if anchor_of is None:
+                anchor_of = torch.arange(len(anchors), device=anchors.device)
+            anchors, anchor_of = workers.gather(anchors, len(nodes)), anchor_of + mine.start
+        else:
+            nodes = nodes[mine]
+        term = contrastive(
+            anchors,
+            of_positive,
+            candidates,
             kind=KINDS.get(s.loss, "sincere"),
             reduction=s.reduction,
             scale=self.temperature.scale,
-            anchor_of=None if pairwise else here.of_pair,
-            known=here.history.among(distinct[here.of_pair] if pairwise else distinct, ids),
-            positive_at=locate(positives, ids, there.history.num_nodes),
+            anchor_of=anchor_of,
+            known=here.history.among(nodes, ids),
+            positive_at=positive_at,
             bias=None if bias is None else (bias if ids is None else bias[ids]),
             positive_bias=None if bias is None else bias[positives],
             log_inclusion=correction,
-        ).value
+            across=self._across if self.shard_candidates else None,
+        )
+        return self._mean(term)
+
+    def _across(self, log_sums: Tensor) -> Tensor:
+        return combine_logsumexp(self.workers.stack(log_sums))
 
     def _same(self, model: Recommender, views: Views, users: Side, items: Side, masked: Tensor | None) -> Tensor:
         """Each node's graph view against its own text, over the distinct nodes of the batch that have a text.
@@ -280,11 +386,12 @@ class TotalLoss(nn.Module):
     def _identity(self, left: Tensor, right: Tensor, scale: float, both: bool) -> Tensor:
         """InfoNCE between two views of the same nodes; SINCERE equals it, since a node's one positive is itself."""
         left, right = F.normalize(left, dim=-1), F.normalize(right, dim=-1)
-        here = torch.arange(len(left), device=left.device)
-        term = contrastive(left, right, right, kind="infonce", scale=scale, positive_at=here).value
+        mine = self.workers.share(len(left))
+        here = torch.arange(mine.start, mine.stop, device=left.device)
+        term = self._mean(contrastive(left[mine], right[mine], right, kind="infonce", scale=scale, positive_at=here))
         if both:
-            back = contrastive(right, left, left, kind="infonce", scale=scale, positive_at=here).value
-            term = (term + back) / 2
+            back = contrastive(right[mine], left[mine], left, kind="infonce", scale=scale, positive_at=here)
+            term = (term + self._mean(back)) / 2
         return term
 
     def _aligned(
@@ -311,29 +418,31 @@ class TotalLoss(nn.Module):
             of_item = (has_i.cumsum(0) - 1)[of_item[pairs]]
             u, i, left, right = u[has_u], i[has_i], left[has_u], right[has_i]
         kind, scale = KINDS.get(s.loss, "sincere"), 1 / s.temperature
-        forward = contrastive(
-            left,
-            right[of_item],
-            right,
-            kind=kind,
-            scale=scale,
-            anchor_of=of_user,
-            known=users.history.among(u, i),
-            positive_at=of_item,
-        ).value
+
+        def one_side(
+            here: History, nodes: Tensor, others: Tensor, rows: Tensor, candidates: Tensor, of: Tensor, at: Tensor
+        ) -> Tensor:
+            mine = self.workers.share(len(rows))
+            if self.workers.size > 1:
+                pairs = (of >= mine.start) & (of < mine.stop)
+                of, at = of[pairs] - mine.start, at[pairs]
+            return self._mean(
+                contrastive(
+                    rows[mine],
+                    candidates[at],
+                    candidates,
+                    kind=kind,
+                    scale=scale,
+                    anchor_of=of,
+                    known=here.among(nodes[mine], others),
+                    positive_at=at,
+                )
+            )
+
+        forward = one_side(users.history, u, i, left, right, of_user, of_item)
         if s.loss != "symcere":
             return forward
-        back = contrastive(
-            right,
-            left[of_user],
-            left,
-            kind=kind,
-            scale=scale,
-            anchor_of=of_item,
-            known=items.history.among(i, u),
-            positive_at=of_user,
-        ).value
-        return (forward + back) / 2
+        return (forward + one_side(items.history, i, u, right, left, of_item, of_user)) / 2
 
     def _augment(self, model: Recommender, views: Views, users: Side, items: Side, random: torch.Generator) -> Tensor:
         """Two disturbed graph views of the batch's distinct nodes, contrasted node by node."""
@@ -349,7 +458,7 @@ class TotalLoss(nn.Module):
             rows = torch.cat([u, i + model.num_users])
             views_of = []
             for graph in graphs:
-                noise = self._noise(random) if s.kind == "simgcl" else None
+                noise = self._noise(model, random) if s.kind == "simgcl" else None
                 view = model.graph_view(rows, graph=graph, noise=noise)[0]
                 views_of.append((view[: len(u)], view[len(u) :]))
         return sum(
@@ -357,22 +466,25 @@ class TotalLoss(nn.Module):
             start=model.temperature.new_zeros(()),
         )
 
-    def _noise(self, random: torch.Generator) -> Callable[[Tensor], Tensor]:
-        eps = self.settings.augment.eps
+    def _noise(self, model: Recommender, random: torch.Generator) -> Callable[[Tensor], Tensor]:
+        eps, d = self.settings.augment.eps, self.model_settings.dim
 
         def noise(layer: Tensor) -> Tensor:
-            drawn = torch.rand(layer.shape, generator=random, device=layer.device, dtype=layer.dtype)
-            return layer.sign() * F.normalize(drawn, dim=-1) * eps
+            # Drawn for all columns, since its length is that of whole rows; a worker adds those of its own.
+            drawn = torch.rand((len(layer), d), generator=random, device=layer.device, dtype=layer.dtype)
+            return layer.sign() * model.own_columns(F.normalize(drawn, dim=-1)) * eps
 
         return noise
 
     def _penalty(self, model: Recommender, users: Side, items: Side, batch_size: int) -> Tensor:
         """Layer-0 rows of the batch and of what was drawn, each once, over B; without ids, the tower's weights."""
         if self.model_settings.features == "text":
-            return cast(Tensor, sum(p.square().sum() for p in model.tower.parameters()))
+            return cast(Tensor, sum(p.square().sum() for p in model.tower.parameters())) / self.workers.size
         drawn = self.settings.ranking.loss == "bpr" or items.candidates is not None
         u, i = users.nodes[users.distinct], items.nodes if drawn else items.nodes[items.distinct]
         rows = torch.cat([u, i + model.num_users])
+        if not self.workers.by_column:
+            rows = rows[self.workers.share(len(rows))]
         return model.embedding[rows].square().sum() / batch_size
 
 

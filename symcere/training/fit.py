@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from symcere.model.own import OwnFree
 from symcere.model.propagation import Graph
 from symcere.model.recommender import Recommender, marked, text_input
 from symcere.model.scorer import Scorer
+from symcere.model.workers import Parallel, Workers
 from symcere.objective.total import Batch, TotalLoss
 from symcere.text import Embeddings, profiles
 from symcere.training.checkpoint import Checkpoint
@@ -68,31 +70,38 @@ def fit(
     on_epoch: Callable[[Epoch], bool | None] | None = None,
     path: Path | None = None,
     resume: bool = False,
+    parallel: Parallel = "columns",
 ) -> Fitted:
     """Train what ``experiment`` describes and return the epoch with the best validation NDCG@10.
 
     Test interactions are never read. On a CPU with a fixed number of threads the same arguments give the same bits;
     on CUDA with ``train.deterministic``.
 
+    In a process group of :mod:`torch.distributed` every process calls this with the same arguments, and all return the
+    same, that of a lone worker up to the order of summation. The first one alone calls back and writes.
+
     Args:
         embeddings: of the training reviews; may be None where ``experiment.needs_text`` is False.
         on_epoch: called after every epoch; training ends early where it returns True.
         path: where the checkpoint is kept while training; None keeps it in memory.
-        resume: go on from the checkpoint at ``path``, with the numbers of an uninterrupted run.
+        resume: go on from the checkpoint at ``path``, with the numbers of an uninterrupted run; all workers read it.
+        parallel: how several workers divide the node table, see :mod:`symcere.model.workers`.
 
     Raises:
         UserError: no embeddings though text takes part, a loss that is not finite (names step and term; the last
             good checkpoint stays), a checkpoint of another corpus.
     """
     where = {"name": corpus.name, "fingerprint": corpus.fingerprint}
+    workers = Workers.here(parallel)
+    first = workers.rank == 0
     if experiment.closed_form.kind != "none":
         scorer = closed_form(experiment.closed_form, corpus.train)
         state = Checkpoint(experiment, where, best=scorer.state(), finished=True)
-        if path is not None:
+        if path is not None and first:
             state.save(path)
         return Fitted(scorer, state)
 
-    run = _Run(corpus, embeddings, experiment, torch.device(device or _default_device()))
+    run = _Run(corpus, embeddings, experiment, torch.device(device or _default_device()), workers)
     if resume and path is not None:
         state = Checkpoint.load(path)
         state.check_corpus(corpus.name, corpus.fingerprint)
@@ -110,7 +119,8 @@ def fit(
             start = time.perf_counter()
             epoch = Epoch(number, run.train_epoch(number))
             if number % train.eval_every == 0 or number == train.epochs:
-                epoch.metrics = validate(run.model.scorer()).metrics
+                part = validate.part(run.model.scorer(), workers.rank, workers.size)
+                epoch.metrics = validate.join(workers.collect(part)).metrics
                 value = epoch.metrics[state.metric.removeprefix("val_")]
                 epoch.best = value > state.best_value
                 bad_rounds = 0 if epoch.best else bad_rounds + 1
@@ -119,18 +129,23 @@ def fit(
             state.history.append({"epoch": number, **epoch.flat()})
             if epoch.best:
                 state.best_value, state.best_epoch, state.best = value, number, run.weights()
-            stop = on_epoch(epoch) if on_epoch is not None else None
-            state.finished = bool(stop) or bad_rounds >= train.patience or number == train.epochs
-            if path is not None and (state.finished or time.monotonic() - saved >= CHECKPOINT_EVERY):
+            stop = bool(on_epoch(epoch)) if on_epoch is not None and first else False
+            due = time.monotonic() - saved >= CHECKPOINT_EVERY
+            stop, due = workers.agree((stop, due))
+            state.finished = stop or bad_rounds >= train.patience or number == train.epochs
+            if path is not None and (state.finished or due):
                 run.snapshot(state)
-                state.save(path)
+                if first:
+                    state.save(path)
                 saved = time.monotonic()
-    if not state.best:  # epochs: 0, or the first evaluation never came
+    if not state.best_epoch:  # epochs: 0, or the first evaluation never came
         state.best = run.weights()
-    if path is not None and not path.exists():
+    if path is not None and workers.agree(not path.exists()):
         run.snapshot(state)
-        state.save(path)
-    run.model.load_state_dict(state.best)
+        if first:
+            state.save(path)
+    state.best = workers.agree(state.best)
+    run.model.hold_all(state.best)
     return Fitted(run.model.scorer(experiment.evaluate.popularity_weight), state, run.model)
 
 
@@ -145,7 +160,9 @@ def restore(corpus: Corpus, embeddings: Embeddings | None, state: Checkpoint) ->
     return Fitted(model.scorer(experiment.evaluate.popularity_weight), state, model)
 
 
-def build(corpus: Corpus, embeddings: Embeddings | None, experiment: Experiment) -> Recommender:
+def build(
+    corpus: Corpus, embeddings: Embeddings | None, experiment: Experiment, workers: Workers | None = None
+) -> Recommender:
     """The untrained model, its initial weights decided by ``train.seed`` alone."""
     graph = Graph(corpus.train)
     text = has_text = own = None
@@ -153,6 +170,11 @@ def build(corpus: Corpus, embeddings: Embeddings | None, experiment: Experiment)
         if embeddings is None:
             raise UserError(
                 "This experiment uses review texts: run `symcere embed` first, or set model.features to id."
+            )
+        if embeddings.corpus_fingerprint != corpus.fingerprint:
+            raise UserError(
+                f"The embeddings were made from another corpus than '{corpus.name}' as it is now. "
+                f"Run `symcere embed {corpus.name}` again."
             )
         settings = experiment.model
         found, has_text = profiles(corpus, embeddings, settings.user_profile)
@@ -162,16 +184,23 @@ def build(corpus: Corpus, embeddings: Embeddings | None, experiment: Experiment)
             own = OwnFree(graph, corpus.train, x, embeddings.reviews, settings.text_layers, settings.drop_own)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.train.seed)
-        model = Recommender(experiment.model, graph, corpus.item_popularity, text, has_text, own)
+        model = Recommender(experiment.model, graph, corpus.item_popularity, text, has_text, own, workers)
     return model.double() if experiment.train.precision == "fp64" else model
 
 
 class _Run:
     """Everything that changes during a run, on the device."""
 
-    def __init__(self, corpus: Corpus, embeddings: Embeddings | None, experiment: Experiment, device: torch.device):
-        self.experiment, self.device = experiment, device
-        self.model = build(corpus, embeddings, experiment).to(device)
+    def __init__(
+        self,
+        corpus: Corpus,
+        embeddings: Embeddings | None,
+        experiment: Experiment,
+        device: torch.device,
+        workers: Workers,
+    ):
+        self.experiment, self.device, self.workers = experiment, device, workers
+        self.model = build(corpus, embeddings, experiment, workers).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(experiment.train.seed + 1)
             self.loss = TotalLoss(experiment, self.model, corpus.train, device).to(device)
@@ -179,12 +208,14 @@ class _Run:
             self.loss.double()
         parameters = [p for m in (self.model, self.loss) for p in m.parameters()]
         self.optimiser = torch.optim.Adam(parameters, lr=experiment.train.lr, fused=True)
+        by_column = {"embedding"} if workers.by_column else set()
+        self.by_column = {n for n, (name, _) in enumerate(self.model.named_parameters()) if name in by_column}
+        self.common = [p for n, p in enumerate(parameters) if n not in self.by_column]
         users = np.repeat(np.arange(corpus.num_users), np.diff(corpus.train.indptr))
         self.users = torch.from_numpy(users).to(device)
         self.items = torch.from_numpy(np.array(corpus.train.indices, dtype=np.int64)).to(device)
-        self.step = self._step
-        if experiment.train.compile:
-            self.step = torch.compile(self._step)
+        if experiment.train.compile:  # the views; the losses bring their own kernels
+            self.model.compile(dynamic=True)
 
     def train_epoch(self, number: int) -> dict[str, float]:
         """One pass over the training interactions; the mean of every term over its steps."""
@@ -197,19 +228,23 @@ class _Run:
         first_bad: dict[str, Tensor] = {}
         steps = 0
         for steps, edges in enumerate(order.split(train.batch_size), start=1):
-            terms = self.step(edges, generator(self.device, train.seed, number, steps))
+            terms = self._step(edges, generator(self.device, train.seed, number, steps))
             for name, value in terms.items():
                 # Whether a term is finite is kept on the device: asking at every step would wait for the GPU.
                 bad = torch.where(value.isfinite(), torch.inf, float(steps))
                 sums[name] = sums[name] + value if name in sums else value
                 first_bad[name] = torch.minimum(first_bad[name], bad) if name in first_bad else bad
-        for name, bad in first_bad.items():
-            if bad.isfinite():
-                raise UserError(
-                    f"The loss is not finite: term '{name}', epoch {number}, step {int(bad)}. Lower train.lr "
-                    f"({train.lr}) or raise the term's temperature; the last good checkpoint is kept."
-                )
-        return {name: float(value) / steps for name, value in sums.items()}
+        names = list(sums)
+        found = self.workers.least(torch.stack([first_bad[name] for name in names])).tolist()
+        # The first step counts: after it every term is lost. There the sum of all is to blame only if no term is.
+        bad, _, name = min((step, name == "total", name) for step, name in zip(found, names, strict=True))
+        if bad < torch.inf:
+            raise UserError(
+                f"The loss is not finite: term '{name}', epoch {number}, step {int(bad)}. Lower train.lr "
+                f"({train.lr}) or raise the term's temperature; the last good checkpoint is kept."
+            )
+        totals = self.workers.sum(torch.stack([sums[name] for name in names])).tolist()
+        return {name: value / steps for name, value in zip(names, totals, strict=True)}
 
     def _step(self, edges: Tensor, random: torch.Generator) -> dict[str, Tensor]:
         batch = Batch(self.users[edges], self.items[edges], edges)
@@ -218,25 +253,42 @@ class _Run:
             terms = self.loss(self.model, batch, random)
         total = torch.stack(list(terms.values())).sum()
         total.backward()
+        self.workers.sum_gradients(self.common)
         self.optimiser.step()
         return {"total": total.detach()} | {name: value.detach() for name, value in terms.items()}
 
     # ------------------------------------------------------------ state
 
+    # Whole tables are gathered on the first worker; what others return stands for nothing.
+
     def weights(self) -> dict[str, Tensor]:
-        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        weights = dict(self.model.state_dict())
+        if "embedding" in weights:
+            weights["embedding"] = self.workers.whole(weights["embedding"], self.experiment.model.dim)
+        return {k: v.detach().cpu().clone() for k, v in weights.items()} if self.workers.rank == 0 else {}
 
     def snapshot(self, state: Checkpoint) -> None:
         state.last = self.weights() | {f"loss.{k}": v.cpu().clone() for k, v in self.loss.state_dict().items()}
-        state.optimiser = self.optimiser.state_dict()
+        d = self.experiment.model.dim
+        state.optimiser = self._tables(self.optimiser.state_dict(), lambda table: self.workers.whole(table, d))
 
     def restore(self, state: Checkpoint) -> None:
         if state.epoch == 0:
             return
         inside = {k: v for k, v in state.last.items() if not k.startswith("loss.")}
+        if "embedding" in inside:
+            inside["embedding"] = self.model.own_columns(inside["embedding"])
         self.model.load_state_dict(inside)
         self.loss.load_state_dict({k[5:]: v for k, v in state.last.items() if k.startswith("loss.")})
-        self.optimiser.load_state_dict(state.optimiser)
+        self.optimiser.load_state_dict(self._tables(state.optimiser, self.model.own_columns))
+
+    def _tables(self, optimiser: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """An optimiser's state, with ``change`` applied to what it keeps of tables divided by column."""
+        kept = {
+            n: {k: change(v) if n in self.by_column and v.dim() == 2 else v for k, v in of.items()}
+            for n, of in optimiser["state"].items()
+        }
+        return {**optimiser, "state": kept}
 
 
 def generator(device: torch.device, *key: int) -> torch.Generator:
