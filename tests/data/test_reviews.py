@@ -321,7 +321,7 @@ def test_synthetic_reviews_come_through_the_same_door():
     batches = list(reviews)
     assert all(batch.schema == SCHEMA for batch in batches)
     assert sum(map(len, batches)) == reviews.counts["kept"] == 300
-    with pytest.raises(UserError, match=r"columns\.userz"):
+    with pytest.raises(UserError, match=r"synthetic.userz"):
         list(read([], "synthetic", {"userz": 3}))
 
 
