@@ -59,14 +59,14 @@ class Stopping:
     reduction: int = setting(3, "asha: one in so many goes on from each rung to the next, so many times as long", low=2)
 
     def milestones(self, epochs: int) -> list[int]:
-        """Epochs after which a trial may be ended, of at most ``epochs``."""
+        """Epochs after which a trial of ``epochs`` may be ended; not after its last."""
         if self.kind == "none":
             return []
         if self.kind == "median":
-            return list(range(self.grace, epochs + 1, self.grace))
+            return list(range(self.grace, epochs, self.grace))
         found = []
         at = self.grace
-        while at <= epochs:
+        while at < epochs:
             found.append(at)
             at *= self.reduction
         return found

@@ -1,0 +1,349 @@
+"""Many studies, one pool of trials: Ray Tune runs what :mod:`symcere.distributed.studies` suggests.
+
+Each study has its own sampler and its own early stopping; :class:`Searcher` and :class:`Scheduler` pass each trial on
+to its own. Tune's actors are used again from trial to trial, and its experiment state is not relied on: what a restart
+needs is in the trials' files.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher as TuneSearcher
+
+from symcere.config.sweep import Stopping
+from symcere.distributed import trial as trials
+from symcere.distributed.studies import Standing, Study
+from symcere.distributed.trial import Outcome, Spec, read_outcome, write
+from symcere.errors import UserError
+
+VALUE, EPOCH = "value", "epoch"
+RESTARTS = 3
+"""Times that a trial whose worker died goes on from its checkpoint, before it counts as failed."""
+DIED = f"its worker died {RESTARTS + 1} times, most likely killed for want of memory"
+
+OnEnd = Callable[[Spec, Outcome], None]
+
+
+class Searcher(TuneSearcher):
+    """Asks the study that is least far; tells each what became of its trials.
+
+    Args:
+        studies: by name.
+        decided: whether the scheduler, and nothing else, has ended a trial (by its id).
+        on_end: called with every trial that ended.
+        on_change: called when the standing of a study has changed.
+    """
+
+    def __init__(
+        self,
+        studies: Mapping[str, Study],
+        decided: Callable[[str], bool] = lambda name: False,
+        on_end: OnEnd = lambda spec, outcome: None,
+        on_change: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(metric=VALUE, mode="max")
+        self.studies, self.decided, self.on_end, self.on_change = studies, decided, on_end, on_change
+        self._specs: dict[str, Spec] = {}  # by Tune's id
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it for a restore that we do not use
+
+    def suggest(self, trial_id: str) -> Any:
+        """The configuration of the next trial, ``{"spec": …, "folder": …}``; None to ask later."""
+        left = [study for study in self.studies.values() if not study.finished]
+        for study in sorted(left, key=lambda s: (len(s.done) + len(s.running)) / max(s.total, 1)):
+            spec = study.next()
+            if spec is not None:
+                self._specs[trial_id] = spec
+                self.on_change()
+                return {"spec": asdict(spec), "folder": str(study.folder / spec.id)}
+        if all(study.finished for study in self.studies.values()):
+            return TuneSearcher.FINISHED
+        return None
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        self.on_change()
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        spec = self._specs.pop(trial_id, None)
+        if spec is None:
+            return
+        study = self.studies[spec.study]
+        folder = study.folder / spec.id
+        outcome = read_outcome(folder) or Outcome(started=time.time(), ended=time.time())
+        if not outcome.done and (error or self.decided(spec.id)):
+            outcome.status = "failed" if error else "stopped"
+            outcome.reason = DIED if error else ""
+            write(folder / "outcome.json", outcome)
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+        if outcome.done:
+            study.end(spec.id, outcome)
+            self.on_end(spec, outcome)
+        else:
+            study.drop(spec.id)
+        self.on_change()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see the module's text."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A trial as the scheduler of one study sees it: the same before and after a restart."""
+
+    trial_id: str
+
+
+class _Alone:
+    """What a scheduler may ask of Tune's controller; nobody waits, so that median stopping never pauses a trial."""
+
+    @staticmethod
+    def get_live_trials() -> list:
+        return []
+
+
+class Scheduler(FIFOScheduler):
+    """A stopping rule of Ray Tune for each study.
+
+    Args:
+        studies: those whose trials it will see; finished ones are told to their rule at once.
+    """
+
+    def __init__(self, studies: Iterable[Study], stopping: Stopping):
+        super().__init__()
+        self.stopped: set[str] = set()
+        self._epoch: dict[str, int] = {}
+        self._rules = {study.name: rule(stopping, study) for study in studies}
+        for study in studies:
+            for name, outcome in sorted(study.done.items()):
+                self._replay(study.specs[name], outcome)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def decided(self, name: str) -> bool:
+        """Whether the trial of this id was ended by its study's rule."""
+        return name in self.stopped
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
+        spec = trial.config["spec"]
+        if result.get("done") or EPOCH not in result:
+            return TrialScheduler.CONTINUE
+        name, epoch = spec["id"], result[EPOCH]
+        if epoch <= self._epoch.get(name, 0):  # told again after a restart
+            return TrialScheduler.CONTINUE
+        action = self._decide(f"{spec['dataset']}/{spec['method']}", name, epoch, result[VALUE])
+        if action == TrialScheduler.STOP:
+            self.stopped.add(name)
+        return action
+
+    def _decide(self, study: str, name: str, epoch: int, value: float) -> str:
+        inner = self._rules[study]
+        if inner is None:
+            return TrialScheduler.CONTINUE
+        seen = Seen(name)
+        if name not in self._epoch:
+            inner.on_trial_add(_Alone, seen)
+        self._epoch[name] = epoch
+        return inner.on_trial_result(_Alone, seen, {EPOCH: epoch, VALUE: value})
+
+    def _replay(self, spec: Spec, outcome: Outcome) -> None:
+        for epoch in spec.milestones:
+            value = outcome.best_at(epoch)
+            if epoch <= outcome.epoch and value is not None:
+                self._decide(spec.study, spec.id, epoch, value)
+
+
+def rule(stopping: Stopping, study: Study) -> TrialScheduler | None:
+    """Ray Tune's stopping rule for the trials of one study; None where all run to their end."""
+    if stopping.kind == "asha":
+        return AsyncHyperBandScheduler(
+            time_attr=EPOCH,
+            metric=VALUE,
+            mode="max",
+            # the last epoch is no rung: a trial that reaches it ends by itself
+            max_t=max(study.search.base.train.epochs + 1, stopping.grace),
+            grace_period=stopping.grace,
+            reduction_factor=stopping.reduction,
+        )
+    if stopping.kind == "median":
+        return MedianStoppingRule(
+            time_attr=EPOCH, metric=VALUE, mode="max", grace_period=stopping.grace, min_samples_required=3
+        )
+    return None
+
+
+def _trial(config: dict[str, Any]) -> None:
+    """What Tune runs in its actors."""
+
+    def report(epoch: int, value: float) -> None:
+        tune.report({EPOCH: epoch, VALUE: value})
+
+    outcome = trials.run(Spec(**config["spec"]), Path(config["folder"]), report)
+    tune.report({EPOCH: outcome.epoch, VALUE: -1.0 if outcome.value is None else outcome.value, "done": True})
+
+
+def search(
+    studies: Sequence[Study],
+    stopping: Stopping,
+    *,
+    cpu: float = 1.0,
+    memory: Mapping[str, float] | None = None,
+    max_hours: float = 0.0,
+    at_once: int = 0,
+    on_end: OnEnd = lambda spec, outcome: None,
+    on_change: Callable[[list[Standing]], None] = lambda standings: None,
+) -> bool:
+    """Runs the trials that are left, over all studies, in the Ray that is running (:func:`pool`).
+
+    Args:
+        cpu: cores of a trial.
+        memory: bytes that a trial of each data set reserves; none by default.
+        max_hours: ends it in order after so long.
+        at_once: trials at the same time at most; 0: what fits.
+        on_end: called with every trial that has ended.
+        on_change: called with the standing of every study.
+
+    Returns:
+        whether every study is finished; False after Ctrl-C or when the time is over.
+    """
+
+    def changed() -> None:
+        on_change([study.standing() for study in studies])
+
+    changed()
+    if all(study.finished for study in studies):
+        return True
+    scheduler = Scheduler(studies, stopping)
+    searcher = Searcher({study.name: study for study in studies}, scheduler.decided, on_end, changed)
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        spec = config["spec"]
+        bundle = {"CPU": cpu, "GPU": spec["gpu"], "memory": (memory or {}).get(spec["dataset"], 0.0)}
+        return tune.PlacementGroupFactory([{k: v for k, v in bundle.items() if v}])
+
+    with tempfile.TemporaryDirectory(prefix="symcere-tune-") as scratch, _quiet_tune():
+        tune.Tuner(
+            tune.with_resources(_trial, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                reuse_actors=True,
+                max_concurrent_trials=at_once or None,
+                time_budget_s=max_hours * 3600 or None,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            ),
+        ).fit()
+    changed()
+    return all(study.finished and not study.running for study in studies)
+
+
+def each(
+    function: Callable[[Any], Any],
+    arguments: Sequence[Any],
+    *,
+    cpu: float = 1.0,
+    gpu: float = 0.0,
+    on_result: Callable[[Any, Any, str], None],
+) -> None:
+    """``function`` of every argument, each in a worker of the pool; a worker that dies is replaced.
+
+    Args:
+        function: can be imported by its name.
+        on_result: called with an argument, the result, and why there is none (then the result is None).
+    """
+    import ray
+
+    task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=RESTARTS)(function)
+    left = {task.remote(argument): argument for argument in arguments}
+    try:
+        while left:
+            (reference,), _ = ray.wait(list(left), num_returns=1)
+            argument = left.pop(reference)
+            try:
+                on_result(argument, ray.get(reference), "")
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                on_result(argument, None, str(cause or error).strip().splitlines()[-1])
+    finally:
+        for reference in left:
+            ray.cancel(reference, force=True)
+
+
+@contextlib.contextmanager
+def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
+    """A Ray to run in: the one that is running already, the cluster at ``address``, or one of this machine alone.
+
+    Yields:
+        its resources, ``{"CPU": 2.0, "GPU": 1.0, …}``.
+
+    Raises:
+        UserError: no cluster answers at the address.
+    """
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(address="local", num_cpus=cpus or None, include_dashboard=False, **quiet)
+        except Exception as error:
+            raise UserError(
+                f"Cannot {'reach Ray at ' + address if address else 'start Ray'}: {' '.join(str(error).split())[:300]}"
+            ) from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet_tune() -> Iterator[None]:
+    """No logs, tables and snapshots of Tune's own; they cost more than a small trial."""
+    settings = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+        "TUNE_WARN_THRESHOLD_S": "60",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    log = logging.getLogger("ray.tune")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
