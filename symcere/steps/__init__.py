@@ -11,6 +11,7 @@ A step composes the rooms below it and adds tracking; it holds no logic of its o
 from symcere.steps.cluster import doctor, submit
 from symcere.steps.corpora import datasets, embed, fetch, open_corpus, prepare
 from symcere.steps.demo import demo
+from symcere.steps.explain import explain, explore
 from symcere.steps.runs import Run, baselines, evaluate, restore, train
 from symcere.steps.serving import export, recommend
 from symcere.steps.stored import ls, rm
@@ -23,6 +24,8 @@ __all__ = [
     "doctor",
     "embed",
     "evaluate",
+    "explain",
+    "explore",
     "export",
     "fetch",
     "ls",
