@@ -24,7 +24,7 @@ from symcere.model.recommender import Pair, Recommender, Views
 from symcere.model.workers import Needs
 from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
 from symcere.objective.contrastive import Kind, contrastive, pair_logits
-from symcere.objective.history import History, locate
+from symcere.objective.history import History, Known, locate
 from symcere.objective.logsumexp import combine_logsumexp
 from symcere.objective.pairwise import alignment, bpr, uniformity
 from symcere.objective.temperature import Temperature
@@ -319,7 +319,7 @@ class TotalLoss(nn.Module):
         """
         s, workers = self.settings.ranking, self.workers
         mine, pairs = self._anchors(here)
-        positives = positives[pairs]
+        of_rows, positives = positives, positives[pairs]
         nodes = here.nodes[here.distinct]
         if own is None:
             anchors, of_positive = anchor_rows[here.distinct[mine]], candidate_rows[there.at_pair[pairs]]
@@ -339,16 +339,23 @@ class TotalLoss(nn.Module):
                 anchor_of = torch.arange(len(anchors), device=anchors.device)
             anchors, anchor_of = workers.gather(anchors, len(nodes)), anchor_of + mine.start
         else:
-            nodes = nodes[mine]
+            nodes, of_rows = nodes[mine], positives
+        kind, known = KINDS.get(s.loss, "sincere"), here.history.among(nodes, ids)
+        if own is not None and kind == "infonce" and s.reduction != "history":
+            # The pair's own vector takes the place of its positive's, which holds what was left out: as if that one
+            # candidate were the whole history.
+            at = locate(of_rows, ids, there.history.num_nodes)
+            (row,) = torch.where(at >= 0)
+            kind, known = "sincere", Known(row, at[row])
         term = contrastive(
             anchors,
             of_positive,
             candidates,
-            kind=KINDS.get(s.loss, "sincere"),
+            kind=kind,
             reduction=s.reduction,
             scale=self.temperature.scale,
             anchor_of=anchor_of,
-            known=here.history.among(nodes, ids),
+            known=known,
             positive_at=positive_at,
             bias=None if bias is None else (bias if ids is None else bias[ids]),
             positive_bias=None if bias is None else bias[positives],
