@@ -84,6 +84,9 @@ def train(
     resume: str = "",
     reuse: bool = False,
     test: bool = True,
+    group: str = "",
+    tags: Mapping[str, str] | None = None,
+    parent: str = "",
     progress: Progress = None,
     on_epoch: Callable[..., bool | None] | None = None,
 ) -> Run:
@@ -97,6 +100,9 @@ def train(
         resume: a run that was interrupted; it goes on with the numbers of an uninterrupted one.
         reuse: return a finished run of the very same experiment on the same corpus, if there is one.
         test: evaluate the chosen epoch on the test split, once. A sweep's trials never do.
+        group: MLflow experiment that the run is filed under, by default the data set's name.
+        tags: more tags of the run.
+        parent: id of the run that it belongs to.
         on_epoch: called with each :class:`symcere.training.Epoch`; training ends early where it returns True.
     """
     from symcere import tracking
@@ -107,14 +113,15 @@ def train(
     whole = experiment_for(corpus, experiment, settings, method)
     method = method or (DEFAULT if experiment is None else "custom")
     identity = {"symcere.experiment": experiment_hash(whole), "symcere.corpus": corpus.fingerprint}
-    if reuse and (found := _finished_run(corpus.name, identity)):
+    group = group or corpus.name
+    if reuse and (found := _finished_run(group, corpus.name, identity)):
         return found
     embeddings = embeddings_of(corpus, whole, progress)
 
-    tags = {**identity, "symcere.method": method, "symcere.dataset": corpus.name}
+    every = {**identity, "symcere.method": method, "symcere.dataset": corpus.name, **(tags or {})}
     stem = name or f"{corpus.name}-{method}"
     begun = tracking.find_run(resume) if resume else None
-    with tracking.start_run(corpus.name, stem, whole.flat(), tags) as run:
+    with tracking.start_run(group, stem, whole.flat(), every, parent=parent or None) as run:
         run.log_text(whole.to_yaml(), "experiment.yaml")
         path = home() / "runs" / run.name / CHECKPOINT
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +137,9 @@ def train(
         state = fitted.checkpoint
         metrics: dict[str, float] = {}
         notes: list[str] = []
-        if state.best_epoch:
+        if whole.closed_form.kind != "none":
+            metrics |= {f"val_{k}": v for k, v in Evaluator(corpus, "val", (10,))(fitted.scorer).metrics.items()}
+        elif state.best_epoch:
             metrics[state.metric] = state.best_value
             run.log_figure(_curve(state, run.name), "figures/training_curve.png")
         if test:
@@ -138,7 +147,8 @@ def train(
             metrics |= {f"test_{k}": v for k, v in result.metrics.items()}
             notes += result.notes
             _log_evaluation(run, corpus, fitted.scorer, result)
-        run.log_metrics({**metrics, "best_epoch": state.best_epoch})
+        # at the last epoch's step: the store shows the value of the highest one
+        run.log_metrics({**metrics, "best_epoch": state.best_epoch}, step=state.epoch)
         run.log_file(path)
     seconds = sum(e["epoch_seconds"] for e in state.history)
     return Run(run.name, run.run_id, corpus.name, method, metrics, state.best_epoch, state.epoch, seconds, path, notes)
@@ -149,10 +159,10 @@ def experiment_hash(experiment: Experiment) -> str:
     return hashlib.sha256(experiment.to_yaml().encode()).hexdigest()[:16]
 
 
-def _finished_run(dataset: str, identity: Mapping[str, str]) -> Run | None:
+def _finished_run(group: str, dataset: str, identity: Mapping[str, str]) -> Run | None:
     from symcere import tracking
 
-    for run in tracking.list_runs(dataset):
+    for run in tracking.list_runs(group):
         path = home() / "runs" / run.name / CHECKPOINT
         if run.status == "FINISHED" and path.exists() and all(run.tags.get(k) == v for k, v in identity.items()):
             wanted = {k: v for k, v in run.metrics.items() if k.startswith(("test_", "val_"))}

@@ -116,6 +116,7 @@ def start_run(
     tags: Mapping[str, Any] | None = None,
     *,
     parent: str | None = None,
+    again: str | None = None,
     uri: str | None = None,
 ) -> Iterator[Tracker]:
     """A new run of ``experiment``, which ends with the block: FINISHED; FAILED after an exception, with its text;
@@ -126,6 +127,7 @@ def start_run(
         params: flat, ``Experiment.flat()``.
         tags: more than the git commit, the version and the process, which every run has: the corpus fingerprint.
         parent: id of the run this one belongs to (a trial of a sweep).
+        again: id of a run that ended before its work did, to go on with instead of making a new one.
         uri: the store, by default :func:`~symcere.tracking.store.tracking_uri`.
 
     Raises:
@@ -138,13 +140,18 @@ def start_run(
     if parent:
         every["mlflow.parentRunId"] = parent
     every |= dict(tags or {})
-    name = unique_name(name, uri)
-    run = store.create_run(
-        experiment_id(store, experiment, uri),
-        run_name=name,
-        tags={k: _text(v, _TAG_LENGTH) for k, v in every.items()},
-    )
-    tracker = Tracker(store, run.info.run_id, name, uri)
+    if again:
+        store.update_run(again, status="RUNNING")
+        tracker = attach(again, uri)
+        tracker.set_tags(every)
+    else:
+        name = unique_name(name, uri)
+        run = store.create_run(
+            experiment_id(store, experiment, uri),
+            run_name=name,
+            tags={k: _text(v, _TAG_LENGTH) for k, v in every.items()},
+        )
+        tracker = Tracker(store, run.info.run_id, name, uri)
     with _signals_as_exceptions():
         try:
             tracker.log_params(params or {})
@@ -189,6 +196,61 @@ def _signals_as_exceptions() -> Iterator[None]:
     finally:
         for number in claimed:
             signal.signal(number, signal.SIG_DFL)
+
+
+def record_run(
+    experiment: str,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+    *,
+    started: float,
+    ended: float,
+    parent: str | None = None,
+    error: str = "",
+    uri: str | None = None,
+) -> str:
+    """A run that is over, written at once: it is never RUNNING for longer than that takes.
+
+    Args:
+        name: of the run; that it is unique is the caller's affair.
+        history: figures of each epoch with its number, ``{"epoch": 1, "loss": …}``; their times are told by
+            ``epoch_seconds``.
+        started, ended: seconds since 1970.
+        error: why it failed; FINISHED where there is none.
+
+    Returns:
+        the run's id.
+
+    Raises:
+        UserError: the store cannot be used.
+    """
+    from mlflow.entities import Metric, Param
+
+    uri = uri or tracking_uri()
+    store = client(uri)
+    every = {"symcere.version": symcere.__version__, HOST: process.host(), PROCESS: process.identity(), **_git()}
+    every |= dict(tags) | ({"mlflow.parentRunId": parent} if parent else {}) | ({ERROR: error} if error else {})
+    run = store.create_run(
+        experiment_id(store, experiment, uri),
+        start_time=int(started * 1000),
+        run_name=name,
+        tags={k: _text(v, _TAG_LENGTH) for k, v in every.items()},
+    )
+    entries = [Param(k, _text(v, _PARAM_LENGTH)) for k, v in params.items()]
+    now, metrics = started, []
+    for figures in history:
+        now += figures.get("epoch_seconds", 0.0)
+        metrics += [
+            Metric(k, float(v), int(now * 1000), int(figures["epoch"])) for k, v in figures.items() if k != "epoch"
+        ]
+    room = _METRICS_PER_BATCH - _PARAMS_PER_BATCH  # of one request that holds parameters, too
+    while entries or metrics:
+        store.log_batch(run.info.run_id, metrics=metrics[:room], params=entries[:_PARAMS_PER_BATCH])
+        metrics, entries = metrics[room:], entries[_PARAMS_PER_BATCH:]
+    store.set_terminated(run.info.run_id, "FAILED" if error else "FINISHED", int(ended * 1000))
+    return run.info.run_id
 
 
 def attach(run_id: str, uri: str | None = None) -> Tracker:
