@@ -4,9 +4,12 @@ Nothing in it depends on the number of workers, and it is read without executing
 are keyed by (seed, epoch, step), so an epoch number is all the sampler's and generators' state there is.
 """
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +18,9 @@ from symcere.config import Experiment
 from symcere.config.fields import build
 from symcere.errors import UserError
 from symcere.home import writing
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 FORMAT = 1
 
@@ -44,24 +50,36 @@ class Checkpoint:
     optimiser: dict[str, Any] = field(default_factory=dict)
     finished: bool = False
 
-    def save(self, path: Path) -> None:
-        """Write to a temporary name, flush, rename: a kill leaves the checkpoint before."""
+    def save(self, path: Path | str) -> None:
+        """Write to a temporary name, flush, rename: a kill leaves the checkpoint before.
+
+        Args:
+            path: a file, or a URI that pyarrow knows (``s3://…``, ``gs://…``).
+        """
         tree = {f: getattr(self, f) for f in self.__dataclass_fields__ if f != "experiment"}
         tree |= {"format": FORMAT, "experiment": self.experiment.to_dict()}
-        with writing(path) as temporary:
+        if remote(path):
+            with _storage(path) as (system, where):
+                system.create_dir(where.rpartition("/")[0], recursive=True)
+                with system.open_output_stream(f"{where}.part") as stream:
+                    torch.save(tree, stream)
+                system.move(f"{where}.part", where)
+            return
+        with writing(Path(path)) as temporary:
             torch.save(tree, temporary)
 
     @classmethod
-    def load(cls, path: Path) -> "Checkpoint":
+    def load(cls, path: Path | str) -> "Checkpoint":
         """Read a checkpoint, tensors on the CPU.
 
         Raises:
             UserError: missing, damaged, or of another format version.
         """
-        if not path.is_file():
+        if not exists(path):
             raise UserError(f"There is no checkpoint at {path}. `symcere ls` lists the runs that are stored.")
+        file = _opened(path)
         try:
-            tree = torch.load(path, map_location="cpu", weights_only=True)
+            tree = torch.load(file, map_location="cpu", weights_only=True)
             version = tree.pop("format")
         except Exception as error:
             raise UserError(
@@ -81,3 +99,47 @@ class Checkpoint:
                 f"The run was trained on corpus '{self.corpus['name']}' ({self.corpus['fingerprint'][:12]}), but "
                 f"'{name}' is now {fingerprint[:12]}. Prepare the corpus as it was, or train again."
             )
+
+
+# ---------------------------------------------------------------- where it is kept
+
+
+def remote(path: Path | str) -> bool:
+    """Whether it is a URI of a storage rather than a file's path."""
+    return "://" in str(path)
+
+
+def exists(path: Path | str) -> bool:
+    """Whether there is a checkpoint.
+
+    Raises:
+        UserError: the storage does not answer.
+    """
+    if not remote(path):
+        return Path(path).is_file()
+    from pyarrow.fs import FileType
+
+    with _storage(path) as (system, where):
+        return system.get_file_info(where).type == FileType.File
+
+
+def _opened(path: Path | str) -> Path | io.BytesIO:
+    if not remote(path):
+        return Path(path)
+    with _storage(path) as (system, where), system.open_input_stream(where) as stream:
+        return io.BytesIO(stream.read())
+
+
+@contextmanager
+def _storage(path: Path | str) -> Iterator[tuple["FileSystem", str]]:
+    """The file system behind a URI, and the path on it."""
+    from pyarrow import ArrowException
+    from pyarrow.fs import FileSystem
+
+    try:
+        yield FileSystem.from_uri(str(path))
+    except (OSError, ArrowException) as error:
+        raise UserError(
+            f"Cannot use the storage {path}: {error}. Check its address and this machine's credentials for it; "
+            "`symcere doctor --storage` asks all nodes."
+        ) from error

@@ -22,7 +22,7 @@ from symcere.model.scorer import Scorer
 from symcere.model.workers import Parallel, Workers
 from symcere.objective.total import Batch, TotalLoss
 from symcere.text import Embeddings, profiles
-from symcere.training.checkpoint import Checkpoint
+from symcere.training.checkpoint import Checkpoint, exists
 
 SELECTED = 10
 """Model selection is by validation NDCG at this cut-off, or the largest that a tiny catalogue has."""
@@ -68,7 +68,7 @@ def fit(
     *,
     device: torch.device | str | None = None,
     on_epoch: Callable[[Epoch], bool | None] | None = None,
-    path: Path | None = None,
+    path: Path | str | None = None,
     resume: bool = False,
     parallel: Parallel = "columns",
 ) -> Fitted:
@@ -83,7 +83,7 @@ def fit(
     Args:
         embeddings: of the training reviews; may be None where ``experiment.needs_text`` is False.
         on_epoch: called after every epoch; training ends early where it returns True.
-        path: where the checkpoint is kept while training; None keeps it in memory.
+        path: where the checkpoint is kept while training, a file or a URI; None keeps it in memory.
         resume: go on from the checkpoint at ``path``, with the numbers of an uninterrupted run; all workers read it.
         parallel: how several workers divide the node table, see :mod:`symcere.model.workers`.
 
@@ -140,7 +140,7 @@ def fit(
                 saved = time.monotonic()
     if not state.best_epoch:  # epochs: 0, or the first evaluation never came
         state.best = run.weights()
-    if path is not None and workers.agree(not path.exists()):
+    if path is not None and workers.agree(not exists(path)):
         run.snapshot(state)
         if first:
             state.save(path)
@@ -179,6 +179,8 @@ def build(
         settings = experiment.model
         found, has_text = profiles(corpus, embeddings, settings.user_profile)
         x = marked(found, has_text, corpus.num_users)
+        if experiment.train.precision == "fp64":
+            x = x.double()
         text = text_input(settings, graph, x)
         if settings.drop_own != "none":
             own = OwnFree(graph, corpus.train, x, embeddings.reviews, settings.text_layers, settings.drop_own)
