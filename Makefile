@@ -5,16 +5,20 @@ PIP = 26.3
 READY = .venv/.ready
 BIN = .venv/bin
 
-.PHONY: demo test test-all lint bench lock clean help
+.PHONY: setup demo test test-all test-cluster lint bench lock clean help
 
 help:
-	@echo "make demo      the whole job on synthetic reviews, in a few minutes, without network"
-	@echo "make test      the test suite"
-	@echo "make test-all  with the slow tests: kills, browser, databases, long runs on real data"
-	@echo "make lint      ruff and mypy"
-	@echo "make bench     speed and memory against peers"
-	@echo "make lock      requirements.lock from what is installed in .venv"
-	@echo "make clean     remove .venv and caches; what was made by symcere (.symcere) stays"
+	@echo "make demo          the whole job on synthetic reviews, in a few minutes, without network"
+	@echo "make test          the test suite"
+	@echo "make test-all      with the slow tests: kills, browser, databases, long runs on real data"
+	@echo "make test-cluster  ray up on three hosts made on this machine; MLflow on PostgreSQL (root on Debian or Ubuntu)"
+	@echo "make lint          ruff and mypy"
+	@echo "make bench         speed and memory against peers"
+	@echo "make setup         .venv alone, which all of these begin with"
+	@echo "make lock          requirements.lock from what is installed in .venv"
+	@echo "make clean         remove .venv and caches; what was made by symcere (.symcere) stays"
+
+setup: $(READY)
 
 demo: $(READY)
 	@$(BIN)/symcere demo
@@ -24,6 +28,9 @@ test: $(READY)
 
 test-all: $(READY)
 	@$(BIN)/python -m pytest -m "slow or not slow"
+
+test-cluster: $(READY)
+	@$(BIN)/python -m pytest -m "slow or not slow" -v tests/cluster tests/distributed/test_submit.py
 
 lint: $(READY)
 	@$(BIN)/ruff check .
@@ -45,7 +52,7 @@ $(READY): requirements.lock pyproject.toml
 	echo "Setting up .venv with $$("$$python" --version) and the versions of requirements.lock (about 2.5 GB, a few minutes)"; \
 	"$$python" -m venv .venv
 	@$(BIN)/python -m pip install -qq pip==$(PIP)
-	@$(BIN)/python -m pip install -qq --constraint requirements.lock --editable . --group dev
+	@$(BIN)/python -m pip install -qq --constraint requirements.lock --editable . --group dev --group cluster
 	@$(BIN)/python -m pip install -qq --constraint requirements.lock --no-deps --group demo
 	@touch $@
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import logging
 import os
 import re
 import shlex
@@ -270,6 +271,7 @@ def _client(address: str) -> JobSubmissionClient:
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # how packages are made is no news
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # ~/.ray/auth_token, as Ray's own commands do
     try:
         client = JobSubmissionClient(address)

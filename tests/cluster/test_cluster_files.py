@@ -1,0 +1,176 @@
+"""The cluster files: valid in Ray's own eyes, cheap and closed by default, and without what a node cannot have."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {"aws": "ray_cluster.yaml", "gcp": "cluster/gcp.yaml", "local": "cluster/onprem.yaml"}
+COMMANDS = (
+    "setup_commands",
+    "head_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+)
+
+
+def read(name: str) -> dict:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("provider", "name"), FILES.items())
+def test_ray_takes_the_file(provider, name):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(read(name))
+    validate_config(prepared)
+    assert prepared["provider"]["type"] == provider
+    for key in COMMANDS:
+        assert all(isinstance(command, str) for command in prepared[key])
+    if provider == "local":
+        assert prepared["max_workers"] == len(prepared["provider"]["worker_ips"])
+        return
+    head = prepared["available_node_types"][prepared["head_node_type"]]
+    workers = [t for n, t in prepared["available_node_types"].items() if n != prepared["head_node_type"]]
+    assert head["resources"] == {"CPU": 0}  # nothing trains there, and it costs little
+    assert head["max_workers"] == 0
+    assert any("--num-cpus=0" in command for command in prepared["head_start_ray_commands"])
+    assert [t["min_workers"] for t in workers] == [0, 0]  # nothing to do, nothing to pay
+    assert all(t["resources"]["GPU"] >= 1 for t in workers)
+    spot = [
+        "InstanceMarketOptions" in t["node_config"]
+        or {"provisioningModel": "SPOT"} in t["node_config"].get("scheduling", [])
+        for t in workers
+    ]
+    assert sorted(spot) == [False, True]
+
+
+@pytest.mark.parametrize("name", FILES.values())
+def test_a_file_is_closed_by_default(name):
+    cluster = read(name)
+    started = " ".join(cluster["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in started
+    assert "0.0.0.0" not in started
+    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"  # the token comes from the user's machine
+    assert any("cluster/env.sh" in command for command in cluster["setup_commands"])
+    assert "RAY_AUTH_MODE=token" in (ROOT / "cluster/env.sh").read_text()
+    assert ".git" in cluster["rsync_exclude"]
+    assert cluster["rsync_filter"] == [".gitignore"]  # neither environment nor data travel
+
+
+def test_a_file_says_what_it_costs_and_how_to_end_it():
+    for name in ("ray_cluster.yaml", "cluster/gcp.yaml"):
+        head = (ROOT / name).read_text().split("cluster_name")[0]
+        assert f"ray down -y {name}" in head
+        assert "$" in head
+        assert "an hour" in head
+
+
+def test_aws_nodes_ask_for_the_group_and_role_that_the_script_makes():
+    cluster = read("ray_cluster.yaml")
+    assert cluster["provider"]["security_group"] == {"GroupName": "symcere-cluster"}
+    for kind in cluster["available_node_types"].values():
+        assert kind["node_config"]["IamInstanceProfile"] == {"Name": "symcere-cluster"}
+        assert kind["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}
+        assert all(disk["Ebs"]["Encrypted"] for disk in kind["node_config"]["BlockDeviceMappings"])
+    script = (ROOT / "cluster/aws.sh").read_text()
+    assert "name=symcere-cluster" in script
+    assert f'ray-cluster-name": "{cluster["cluster_name"]}"' in script
+
+
+@pytest.fixture
+def fake_aws(tmp_path) -> tuple[Path, Path]:
+    """An ``aws`` that writes down how it is called, and a copy of the project's cluster files."""
+    calls = tmp_path / "calls"
+    tool = tmp_path / "bin" / "aws"
+    tool.parent.mkdir()
+    tool.write_text(
+        f"""#!/bin/sh
+echo "$*" | tr '\\n' ' ' >> {calls}; echo >> {calls}
+case "$*" in
+*get-caller-identity*) echo 123456789012 ;;
+*describe-vpcs*) echo vpc-1 ;;
+*describe-security-groups*) echo None ;;
+*create-security-group*) echo sg-1 ;;
+*head-bucket*) exit 1 ;;
+esac
+"""
+    )
+    python = tmp_path / "bin" / "python3"
+    python.write_text("#!/bin/sh\necho 203.0.113.7\n")  # where it would ask for its address
+    for file in (tool, python):
+        file.chmod(0o755)
+    shutil.copytree(ROOT / "cluster", tmp_path / "project" / "cluster")
+    shutil.copy(ROOT / "ray_cluster.yaml", tmp_path / "project")
+    return tmp_path / "project", calls
+
+
+def test_the_script_for_aws_opens_ssh_to_this_address_only(fake_aws, tmp_path):
+    project, calls = fake_aws
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    for _ in range(2):  # again does no harm
+        done = subprocess.run(
+            ["sh", "cluster/aws.sh", "my-data"], cwd=project, env=environment, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    made = calls.read_text().splitlines()
+    opened = [call for call in made if "authorize-security-group-ingress" in call]
+    assert all("--port 22 --cidr 203.0.113.7/32" in c or "--source-group sg-1" in c for c in opened)
+    assert any("revoke-security-group-ingress" in call and "0.0.0.0/0" in call for call in made)
+    assert any("put-public-access-block" in call for call in made)
+    policy = next(call for call in made if "put-role-policy" in call)
+    assert "arn:aws:s3:::my-data/*" in policy
+    assert '"Action": "*"' not in policy
+    assert "s3://my-data/mlflow" in (project / "ray_cluster.yaml").read_text()
+
+
+def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path):
+    def run() -> str:
+        done = subprocess.run(
+            ["sh", str(ROOT / "cluster/secrets.sh")],
+            env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout + done.stderr
+
+    told = run()
+    files = [tmp_path / ".ray/auth_token", tmp_path / ".mlflow/credentials"]
+    first = [file.read_text() for file in files]
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o600, 0o600]
+    assert len(first[0]) == 64
+    password = first[1].split("mlflow_tracking_password = ")[1].strip()
+    assert len(password) == 64
+    assert password != first[0]
+    assert first[0] not in told
+    assert password not in told
+    run()
+    assert [file.read_text() for file in files] == first
+
+
+@pytest.mark.parametrize("name", ["cluster/env.sh", "cluster/aws.sh", "cluster/secrets.sh", "cluster/mlflow/server.sh"])
+def test_scripts_are_plain_sh(name):
+    done = subprocess.run(["sh", "-n", str(ROOT / name)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_node_s_environment(tmp_path):
+    told = subprocess.run(
+        ["sh", "-c", f". {ROOT}/cluster/env.sh; env"],
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    env = dict(line.split("=", 1) for line in told.stdout.splitlines() if "=" in line)
+    assert env["PATH"].startswith(f"{tmp_path}/symcere/.venv/bin:")
+    assert env["RAY_AUTH_MODE"] == "token"
+    assert env["SYMCERE_HOME"] == f"{tmp_path}/.symcere"
+    if shutil.which("ip"):
+        assert env.get("GLOO_SOCKET_IFNAME", "eth0") in {*os.listdir("/sys/class/net"), "eth0"}
