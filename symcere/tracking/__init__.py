@@ -4,7 +4,17 @@ A thin wrapper around ``MlflowClient``: no global active run, nothing printed, a
 MLflow itself is imported only when a store is opened.
 """
 
-from symcere.tracking.runs import StoredRun, Tracker, attach, find_run, list_runs, reap, start_run, unique_name
+from symcere.tracking.runs import (
+    StoredRun,
+    Tracker,
+    attach,
+    find_run,
+    list_runs,
+    reap,
+    record_run,
+    start_run,
+    unique_name,
+)
 from symcere.tracking.store import client, mask, tracking_uri
 
 __all__ = [
@@ -16,6 +26,7 @@ __all__ = [
     "list_runs",
     "mask",
     "reap",
+    "record_run",
     "start_run",
     "tracking_uri",
     "unique_name",
