@@ -111,7 +111,7 @@ def embed(
     Args:
         text: the encoders, whose blocks are joined.
         directory: the folder of all embeddings (``home/embeddings``).
-        progress: called with (done, total) in distinct texts of all encoders.
+        progress: called with (what, done, total) in distinct texts of all encoders.
 
     Raises:
         UserError: a model is found nowhere, no review has any text, or the disk is full.
@@ -131,7 +131,7 @@ def embed(
         nonlocal done
         done += texts
         if progress:
-            progress(done, total)
+            progress("embed reviews", done, total)
 
     advance(0)
     for cache, encoder, shards in zip(caches, encoders, missing, strict=True):

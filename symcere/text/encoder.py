@@ -20,8 +20,8 @@ from symcere.errors import UserError
 
 FORMAT = 1
 
-Progress = Callable[[int, int], Any]
-"""Called with how much is done and how much there is, in distinct texts of all encoders together."""
+Progress = Callable[[str, int, int], Any]
+"""Called with what is done, how much of it, and of how much: distinct texts of all encoders together."""
 
 
 class TextEncoder(Protocol):

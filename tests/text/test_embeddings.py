@@ -72,8 +72,8 @@ def test_progress_ends_at_the_total(corpus, hashing, tmp_path):
     seen = []
     embed(corpus, TWO, tmp_path, progress=lambda *p: seen.append(p), encoder_factory=hashing)
     distinct = len({t for t in corpus.texts("train").to_pylist() if t.strip()})
-    assert seen[0] == (0, 2 * distinct)
-    assert seen[-1] == (2 * distinct, 2 * distinct)
+    assert seen[0] == ("embed reviews", 0, 2 * distinct)
+    assert seen[-1] == ("embed reviews", 2 * distinct, 2 * distinct)
 
 
 def test_what_is_there_is_used(corpus, hashing, tmp_path):
