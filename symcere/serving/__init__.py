@@ -3,8 +3,9 @@
 The command line, batch scoring and the MLflow model all call :class:`Service`.
 """
 
+from symcere.serving.bundle import load, save
 from symcere.serving.newcomers import Newcomers
 from symcere.serving.reasons import sentences
 from symcere.serving.service import Answer, Request, Service
 
-__all__ = ["Answer", "Newcomers", "Request", "Service", "sentences"]
+__all__ = ["Answer", "Newcomers", "Request", "Service", "load", "save", "sentences"]

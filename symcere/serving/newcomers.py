@@ -48,7 +48,8 @@ class Newcomers:
         Args:
             profiles: [N, t + 2], marked, before any propagation; None for a model without a text tower.
         """
-        s, graph, U = model.settings, model.graph.cpu(), model.num_users
+        s, U = model.settings, model.num_users
+        graph = copy.deepcopy(model.graph).cpu()  # the model stays where it is
         degrees = graph.offsets.diff()[U:].float()
         made = cls(s, degrees, tower=_copy(getattr(model, "tower", None)), gate=_copy(getattr(model, "gate", None)))
         if s.features != "text":

@@ -13,7 +13,7 @@ from symcere.steps.corpora import datasets, embed, fetch, open_corpus, prepare
 from symcere.steps.demo import demo
 from symcere.steps.explain import explain, explore
 from symcere.steps.runs import Run, baselines, evaluate, restore, train
-from symcere.steps.serving import export, recommend
+from symcere.steps.serving import export, promote, recommend, register, score
 from symcere.steps.stored import ls, rm
 
 __all__ = [
@@ -31,9 +31,12 @@ __all__ = [
     "ls",
     "open_corpus",
     "prepare",
+    "promote",
     "recommend",
+    "register",
     "restore",
     "rm",
+    "score",
     "submit",
     "train",
 ]

@@ -1,7 +1,9 @@
-"""From a trained model to its use: recommendations and exports."""
+"""From a trained model to its use: recommendations, exports, the registry, scoring in batch."""
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 from symcere.errors import UserError
 from symcere.home import writing
 from symcere.steps.corpora import Progress
-from symcere.steps.runs import Restored, restore
+from symcere.steps.runs import NOTE, Restored, restore
 
 BLOCK = 4096
 """Users whose lists are made at a time."""
@@ -152,3 +154,170 @@ def _vectors(rows: Any) -> Any:
 
     flat = rows.detach().float().cpu().contiguous().numpy()
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+
+
+# ---------------------------------------------------------------- the registry
+
+
+def register(run: str | Path = "", name: str = "", *, best_of: str = "", progress: Progress = None) -> dict[str, Any]:
+    """Put a run's best model into the registry, as the next version of ``name`` and its challenger.
+
+    Args:
+        name: of the registered model, by default the data set's.
+        best_of: instead of ``run`` the run of this sweep (its run, or the stem of its runs' names) that is best on
+            validation.
+
+    Raises:
+        UserError: unknown run, one without a checkpoint, or a store without a registry.
+    """
+    from symcere import tracking
+    from symcere.tracking import registry
+
+    if bool(run) == bool(best_of):
+        raise UserError("Name a RUN, or a sweep with --best-of SWEEP.")
+    found = _best_of(best_of) if best_of else tracking.find_run(run)
+    if not found.id:
+        note = (found.path if found.path and found.path.is_dir() else Path(run).parent) / NOTE
+        if note.is_file():
+            found = tracking.find_run(json.loads(note.read_text())["run"])
+    restored = restore(found.id or run, progress)
+    corpus = restored.corpus
+    facts = {
+        "name": corpus.name,
+        "fingerprint": corpus.fingerprint,
+        "users": corpus.num_users,
+        "items": corpus.num_items,
+        "training": corpus.train.nnz,
+    }
+    experiment = restored.fitted.checkpoint.experiment
+    made = registry.register(_service(restored), experiment, found, facts, name or corpus.name)
+    uri = f"models:/{made.name}@{registry.CHALLENGER}"
+    return {
+        "model": made.name,
+        "version": made.version,
+        "aliases": list(made.aliases),
+        "run": found.name,
+        "load": f"mlflow.pyfunc.load_model('{uri}')",
+        "serve": f"MLFLOW_TRACKING_URI={tracking.tracking_uri()} mlflow models serve -m {uri} --env-manager local",
+    }
+
+
+def _best_of(sweep: str) -> Any:
+    from symcere import tracking
+
+    runs = [r for r in tracking.list_runs(most=10_000) if r.status == "FINISHED"]
+    parents = {sweep} | {r.id for r in tracking.list_runs(most=10_000) if r.name == sweep}
+    belongs = [
+        r
+        for r in runs
+        if {r.tags.get("mlflow.parentRunId"), r.tags.get("symcere.sweep")} & parents or r.name.startswith(f"{sweep}-")
+    ]
+    judged = [r for r in belongs if any(k.startswith("val_ndcg_at_") for k in r.metrics)]
+    if not judged:
+        raise UserError(f"No finished run of a sweep '{sweep}' was evaluated. `symcere ls` lists what is stored.")
+    datasets = sorted({r.tags.get("symcere.dataset", r.experiment) for r in judged})
+    if len(datasets) > 1:
+        raise UserError(
+            f"Sweep '{sweep}' ran on {', '.join(datasets)}, whose figures do not compare: register one of its runs."
+        )
+    return max(judged, key=lambda r: max(v for k, v in r.metrics.items() if k.startswith("val_ndcg_at_")))
+
+
+def promote(name: str, *, metric: str = "ndcg_at_10", force: bool = False) -> dict[str, Any]:
+    """Make the challenger of a registered model its champion, if the paired test over users says that it is better.
+
+    Args:
+        metric: a per-user metric of the runs.
+        force: promote in any case; the version's tag says that it was forced.
+
+    Returns:
+        whether it was promoted, and why; also kept in the version's tag ``symcere.promoted``.
+
+    Raises:
+        UserError: unknown model, no challenger, or models of different corpora (without ``force``).
+    """
+    from symcere.tracking import registry
+
+    decided = registry.promote(name, metric, force)
+    told: dict[str, Any] = {
+        "model": name,
+        "version": decided.version,
+        "promoted": decided.promoted,
+        "why": decided.reason,
+    }
+    c = decided.comparison
+    if c is not None:
+        told["test"] = {
+            "challenger": c.a,
+            "champion": c.b,
+            "difference": c.difference,
+            "low": c.low,
+            "high": c.high,
+            "p": c.p,
+            "users": c.users,
+        }
+    return told
+
+
+def score(
+    model: str,
+    input: str | Path,
+    out: str | Path,
+    k: int = 10,
+    *,
+    candidates: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    popularity_weight: float | None = None,
+    exclude_seen: bool = True,
+    why: bool = False,
+    workers: int = 0,
+    batch_size: int = 4096,
+) -> dict[str, Any]:
+    """Recommendations for every row of Parquet files, over Ray Data, in bounded memory.
+
+    Args:
+        model: a registered model (``NAME``, ``NAME@alias``, ``NAME/3``), a stored recommender's folder, or a run.
+        input: a Parquet file or a folder of them, with any of the columns ``user_id``, ``review_text``,
+            ``liked_items``.
+        out: folder for Parquet files with the columns of :class:`symcere.serving.Answer`, a row for each input row.
+        workers: processes that hold the model each; 0: one for each two CPUs.
+
+    Raises:
+        UserError: unknown model, no readable input, a request that cannot be answered, or a folder that is not empty.
+    """
+    from symcere.distributed.score import score as run
+    from symcere.serving import Request
+
+    asked = Request(
+        k=k,
+        exclude_seen=exclude_seen,
+        popularity_weight=popularity_weight,
+        candidates=None if candidates is None else tuple(candidates),
+        exclude=tuple(exclude or ()),
+        why=why,
+    )
+    with _stored_service(model) as folder:
+        return {"model": model, **run(folder, Path(input), Path(out), asked, workers, batch_size)}
+
+
+@contextmanager
+def _stored_service(model: str) -> Iterator[Path]:
+    """The folder of a service: as given, from the registry, or made of a run for the time being."""
+    from symcere import tracking
+    from symcere.serving import bundle
+    from symcere.tracking import registry
+
+    if (Path(model) / "manifest.json").is_file():
+        yield Path(model)
+        return
+    try:
+        run = None if model.startswith("models:/") else tracking.find_run(model)
+    except UserError:
+        run = None
+    if run is None:
+        yield registry.fetch(registry.version(model))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        restored = restore(model)
+        bundle.save(_service(restored), Path(folder) / "recommender", restored.fitted.checkpoint.experiment)
+        yield Path(folder) / "recommender"
