@@ -27,7 +27,7 @@ from symcere.training.checkpoint import Checkpoint, exists
 SELECTED = 10
 """Model selection is by validation NDCG at this cut-off, or the largest that a tiny catalogue has."""
 CHECKPOINT_EVERY = 10.0
-"""Seconds between checkpoints at most; what a kill can lose is done again, with the same numbers."""
+"""Seconds between checkpoints; what a kill can lose is done again, with the same numbers."""
 
 
 @dataclass
@@ -71,6 +71,7 @@ def fit(
     path: Path | str | None = None,
     resume: bool = False,
     parallel: Parallel = "columns",
+    checkpoint_every: float = CHECKPOINT_EVERY,
 ) -> Fitted:
     """Train what ``experiment`` describes and return the epoch with the best validation NDCG@10.
 
@@ -86,6 +87,7 @@ def fit(
         path: where the checkpoint is kept while training, a file or a URI; None keeps it in memory.
         resume: go on from the checkpoint at ``path``, with the numbers of an uninterrupted run; all workers read it.
         parallel: how several workers divide the node table, see :mod:`symcere.model.workers`.
+        checkpoint_every: seconds between checkpoints, rounded up to whole epochs.
 
     Raises:
         UserError: no embeddings though text takes part, a loss that is not finite (names step and term; the last
@@ -130,7 +132,7 @@ def fit(
             if epoch.best:
                 state.best_value, state.best_epoch, state.best = value, number, run.weights()
             stop = bool(on_epoch(epoch)) if on_epoch is not None and first else False
-            due = time.monotonic() - saved >= CHECKPOINT_EVERY
+            due = time.monotonic() - saved >= checkpoint_every
             stop, due = workers.agree((stop, due))
             state.finished = stop or bad_rounds >= train.patience or number == train.epochs
             if path is not None and (state.finished or due):

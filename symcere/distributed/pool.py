@@ -1,0 +1,45 @@
+"""A Ray to run in, without its noise."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from symcere.errors import UserError
+
+
+@contextlib.contextmanager
+def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
+    """A Ray to run in: the one that is running already, the cluster at ``address``, or one of this machine alone.
+
+    Args:
+        cpus: of a Ray of this machine alone; 0 for as many as there are.
+
+    Yields:
+        its resources, ``{"CPU": 2.0, "GPU": 1.0, …}``.
+
+    Raises:
+        UserError: no cluster answers at the address.
+    """
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(address="local", num_cpus=cpus or None, include_dashboard=False, **quiet)
+        except Exception as error:
+            raise UserError(
+                f"Cannot {'reach Ray at ' + address if address else 'start Ray'}: {' '.join(str(error).split())[:300]}"
+            ) from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        if ours:
+            ray.shutdown()
