@@ -14,6 +14,7 @@ Cliff's delta goes from −1 (sentiment always weighs more) over 0 to 1; Romano 
 below .33 small, below .474 medium. Cliff, *Dominance statistics*, Psychological Bulletin 1993.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -226,7 +227,8 @@ def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Percentile bootstrap interval over the first axis; NaN where a draw had nothing are left out."""
     if not values.size:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a class that no pair has: NaN is the answer
         low, high = np.nanpercentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
     return low, high
 

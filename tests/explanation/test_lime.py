@@ -1,0 +1,117 @@
+"""Weights of words against the plain answer (leave each word out), fidelity, and determinism."""
+
+import numpy as np
+import pytest
+import torch
+
+from symcere.config import Model
+from symcere.explanation import Alignment, Lime, explain
+from symcere.explanation.lime import _fit, _masks
+from symcere.model.propagation import Graph
+from symcere.model.recommender import Recommender, marked, text_input
+from symcere.text import profiles
+
+
+@pytest.fixture
+def alignment(tiny, bag):
+    settings = Model(features="text", dim=6)
+    graph = Graph(tiny.train)
+    x, has_text = profiles(tiny, bag)
+    torch.manual_seed(0)
+    text = text_input(settings, graph, marked(x, has_text, tiny.num_users))
+    return Alignment(Recommender(settings, graph, tiny.item_popularity, text, has_text), tiny, bag)
+
+
+def test_sparse_weights_of_a_known_linear_response():
+    rng = np.random.default_rng(0)
+    masks = _masks(20, Lime(samples=150), row=1)
+    truth = np.zeros(20)
+    truth[[2, 7, 11]] = 0.03, -0.02, 0.01
+    weights, unexplained, total = _fit(masks, 0.4 + masks @ truth + rng.normal(0, 1e-4, 150), 0.25)
+    np.testing.assert_allclose(weights, truth, atol=1e-3)
+    assert unexplained < 0.01 * total
+
+
+def test_noise_is_not_explained():
+    """R² is of variants that the fit did not see: words that do nothing explain nothing."""
+    noise = np.random.default_rng(0).normal(size=100)
+    weights, unexplained, total = _fit(_masks(30, Lime(samples=100), row=1), noise, 0.25)
+    assert unexplained > 0.9 * total
+    assert np.abs(weights).max() < 0.3
+
+
+def test_variants_keep_half_of_the_words_at_least():
+    masks = _masks(21, Lime(samples=200), row=5)
+    lacking = 21 - masks.sum(1)
+    assert masks[0].all()
+    assert set(lacking[1:]) == set(range(1, 11))
+    assert (_masks(21, Lime(samples=200), row=5) == masks).all()
+    assert (_masks(21, Lime(samples=200), row=6) != masks).any()
+
+
+def test_weights_agree_with_leaving_each_word_out(alignment):
+    """The plain form: re-encode the item's reviews without one word, rebuild the mean, compare the cosines."""
+    pair = np.array([[2, 3]])
+    (found,) = explain(alignment, pair, Lime(samples=300, reviews=9))
+    (response,) = alignment.of(pair)
+    texts = [alignment.corpus.texts()[int(r)].as_py() for r in response.reviews]
+    before = alignment.embeddings.encode(texts).mean(0)
+    plain = []
+    for word in found.words:
+        without = [" ".join(w for w in t.split() if w != word) for t in texts]
+        plain.append(alignment.embeddings.encode(without).mean(0) - before)
+    falls = found.alignment - response(np.array(plain))
+    assert found.share == 1
+    assert found.r2 > 0.8
+    assert np.corrcoef(falls, found.weights)[0, 1] > 0.9
+    assert (np.diff(found.weights) <= 0).all()
+
+
+def test_the_deletion_test_is_what_it_says(alignment):
+    (found,) = explain(alignment, np.array([[2, 3]]), Lime(samples=200, reviews=9))
+    (response,) = alignment.of(np.array([[2, 3]]))
+    texts = [alignment.corpus.texts()[int(r)].as_py() for r in response.reviews]
+    top = set(found.words[:5])
+    without = [" ".join(w for w in t.split() if w not in top) for t in texts]
+    change = alignment.embeddings.encode(without).mean(0) - alignment.embeddings.encode(texts).mean(0)
+    assert found.drop_top == pytest.approx(found.alignment - response(change[None])[0], abs=1e-5)
+    assert found.drop_top > found.drop_random
+
+
+def test_many_pairs_are_explained_as_each_alone_and_share_their_variants(alignment):
+    pairs = np.array([[1, 3], [2, 2], [4, 3], [1, 3]])
+    encoder = alignment.embeddings.encoder.encoders[0]
+    settings = Lime(samples=60, reviews=2)
+    encoder.asked = 0
+    together = explain(alignment, pairs, settings)
+    asked, encoder.asked = encoder.asked, 0
+    for pair, found in zip(pairs, together, strict=True):
+        (alone,) = explain(alignment, pair[None], settings)
+        assert (found.user, found.item) == tuple(pair)
+        assert found.words == alone.words
+        np.testing.assert_allclose(found.weights, alone.weights, atol=1e-9)
+    assert asked < 0.7 * encoder.asked
+
+
+def test_the_most_influential_reviews_are_those_that_move_the_alignment(alignment):
+    pair = np.array([[2, 1]])
+    (response,) = alignment.of(pair)
+    rows = response.reviews
+    vectors = np.asarray(alignment.embeddings.reviews[rows], np.float32)
+    moved = [
+        abs(response((np.delete(vectors, k, 0).mean(0) - vectors.mean(0))[None])[0] - response(0 * vectors[:1])[0])
+        for k in range(len(rows))
+    ]
+    (found,) = explain(alignment, pair, Lime(samples=30, reviews=1, choose="influence"))
+    assert [one.row for one in found.reviews] == [int(rows[np.argmax(moved)])]
+    assert found.share == pytest.approx(1 / len(rows))
+
+
+def test_words_that_the_encoder_does_not_know_weigh_nothing(alignment, monkeypatch):
+    width = alignment.width
+    monkeypatch.setattr(
+        type(alignment.embeddings), "encode", lambda self, texts: np.ones((len(texts), width), np.float32)
+    )
+    (found,) = explain(alignment, np.array([[2, 3]]), Lime(samples=30))
+    assert np.isnan(found.r2)
+    assert not found.weights.any()

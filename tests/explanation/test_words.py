@@ -1,0 +1,56 @@
+"""Words are taken apart and left out without touching the rest; classes come from the published lists."""
+
+import numpy as np
+import pytest
+
+from symcere.explanation import Worded, word_class
+from symcere.explanation.words import english_share
+
+
+def test_every_occurrence_of_a_word_leaves_and_nothing_else():
+    text = "Great pedal! The GREAT tone; greatness isn't great-sounding."
+    worded = Worded.of(text)
+    assert worded.words == ("great", "pedal", "the", "tone", "greatness", "isn't", "sounding")
+    gone = np.array([w == "great" for w in worded.words])
+    assert worded.without(gone) == " pedal! The  tone; greatness isn't -sounding."
+    assert worded.without(np.zeros(7, bool)) == text
+    assert set(worded.without(np.ones(7, bool))) <= set("!;.- ")
+
+
+def test_any_script_and_no_words():
+    assert Worded.of("Отличная гитара, отличная!").words == ("отличная", "гитара")
+    for text in ("", "!!! ...", "   "):
+        worded = Worded.of(text)
+        assert worded.words == () and worded.without(np.zeros(0, bool)) == text  # noqa: PT018
+
+
+def test_a_long_review_keeps_what_is_beyond_its_first_words():
+    worded = Worded.of("a b c a d", most=2)
+    assert worded.words == ("a", "b")
+    assert worded.without(np.array([True, True])) == "  c  d"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("objective", "gasket compatible oem pedal strings camera's"),
+        ("sentiment", "great good love terrible awesome"),
+        ("function", "the and it's don't won't well no 12 x"),
+    ],
+)
+def test_classes(kind, words):
+    assert {w: word_class(w) for w in words.split()} == dict.fromkeys(words.split(), kind)
+
+
+def test_planted_words_fall_into_their_class(world):
+    """The lists were made by others: nearly all planted words have to agree with them."""
+    objective = [word_class(w) for w in world.truth.objective_words]
+    assert objective.count("objective") / len(objective) > 0.95
+    clear = ["good", "great", "excellent", "lovely", "perfect", "bad", "terrible", "poor", "awful", "horrible", "love"]
+    assert {word_class(w) for w in clear} == {"sentiment"}
+
+
+def test_language():
+    assert english_share(["This is what I wanted and it is on the table."]) > 0.5
+    assert english_share(["Das Kabel hält gut und klingt sauber, ich würde es wieder kaufen."]) < 0.1
+    assert english_share([]) == 0
