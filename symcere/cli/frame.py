@@ -170,8 +170,8 @@ def run(commands: Sequence[Command], argv: Sequence[str] | None = None) -> int:
         code = _call(commands, argv)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        print("\nInterrupted; nothing half-written was kept.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop}" if str(stop) else "\nInterrupted; nothing half-written was kept.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (`head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

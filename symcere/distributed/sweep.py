@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -152,7 +152,7 @@ class Scheduler(FIFOScheduler):
         return action
 
     def _decide(self, study: str, name: str, epoch: int, value: float) -> str:
-        inner = self._rules[study]
+        inner: Any = self._rules[study]
         if inner is None:
             return TrialScheduler.CONTINUE
         seen = Seen(name)
@@ -207,7 +207,7 @@ def search(
     at_once: int = 0,
     on_end: OnEnd = lambda spec, outcome: None,
     on_change: Callable[[list[Standing]], None] = lambda standings: None,
-) -> bool:
+) -> Literal["finished", "time", "stopped"]:
     """Runs the trials that are left, over all studies, in the Ray that is running (:func:`pool`).
 
     Args:
@@ -219,7 +219,7 @@ def search(
         on_change: called with the standing of every study.
 
     Returns:
-        whether every study is finished; False after Ctrl-C or when the time is over.
+        ``finished`` if no trial is left, ``time`` when that was over before, ``stopped`` after Ctrl-C.
     """
 
     def changed() -> None:
@@ -227,7 +227,8 @@ def search(
 
     changed()
     if all(study.finished for study in studies):
-        return True
+        return "finished"
+    begun = time.monotonic()
     scheduler = Scheduler(studies, stopping)
     searcher = Searcher({study.name: study for study in studies}, scheduler.decided, on_end, changed)
 
@@ -255,7 +256,9 @@ def search(
             ),
         ).fit()
     changed()
-    return all(study.finished and not study.running for study in studies)
+    if all(study.finished and not study.running for study in studies):
+        return "finished"
+    return "time" if max_hours and time.monotonic() - begun >= max_hours * 3600 else "stopped"
 
 
 def each(

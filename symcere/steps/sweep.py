@@ -1,0 +1,561 @@
+"""Searching: every method on every data set, on validation alone; then the best settings, trained again and tested.
+
+home/sweeps/NAME/
+  sweep.yaml, plan.json       the sweep as it was started
+  optuna.journal              the studies, `optuna-dashboard` opens it
+  trials/HOTELS/SYMCERE/0007  see symcere.distributed.trial
+"""
+
+import json
+import os
+import queue
+import statistics
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from symcere.config import Experiment, Text
+from symcere.config.fields import build
+from symcere.config.sweep import Declared, Search, load
+from symcere.data.corpus import Corpus
+from symcere.errors import UserError, nearest
+from symcere.home import home
+from symcere.steps.corpora import Progress, embeddings_of, open_corpus
+from symcere.steps.runs import CHECKPOINT, experiment_hash, train
+
+if TYPE_CHECKING:
+    from symcere.distributed.studies import Standing, Study
+    from symcere.distributed.trial import Outcome, Spec
+    from symcere.tracking import Tracker
+
+SWEEP, ROLE, TRIAL = "symcere.sweep", "symcere.role", "symcere.trial"
+RECORDED = "run"
+"""Beside a trial's outcome: the id of its MLflow run."""
+
+OnStanding = Callable[[list[dict[str, Any]]], None]
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C in mid-sweep, after everything was put in order; says how to go on."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A data set of a sweep, with all that its trials read."""
+
+    corpus: Corpus
+    embeddings: dict[Text, Path]
+    searches: list[Search]
+    """Their experiments' data part is that of the corpus."""
+
+
+# ---------------------------------------------------------------- the command
+
+
+def sweep(
+    file: str | Path = "",
+    *,
+    resume: str = "",
+    name: str = "",
+    trials: int = 0,
+    seeds: int | None = None,
+    max_hours: float = 0.0,
+    datasets: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    address: str = "",
+    progress: Progress = None,
+    on_standing: OnStanding | None = None,
+) -> dict[str, Any]:
+    """Runs a sweep, or goes on with one.
+
+    Args:
+        file: a sweep's path or name.
+        resume: name of one that was begun; finished trials stay, unfinished ones go on from their checkpoints.
+        name: store it under another name than the file's.
+        trials, seeds, max_hours, datasets, methods: other than the file says.
+        address: of a Ray cluster; by default this machine.
+        on_standing: called with a record of each study when something has changed.
+
+    Returns:
+        validation and test figures of every method on every data set, and where everything is.
+
+    Raises:
+        UserError: what is wrong with the file, what is missing, a sweep of this name, or one that is still running.
+        Stopped: after Ctrl-C.
+    """
+    from symcere import tracking
+    from symcere.distributed import sweep as distributed
+
+    declared, folder, seeds, name = _begin(file, resume, name, trials, seeds, datasets, methods)
+    ready = _ready(declared, progress)
+    with _Lock(folder), distributed.pool(address) as resources, ExitStack() as runs:
+        studies, memory = _studies(declared, ready, folder, resources)
+        parents = {one.corpus.name: runs.enter_context(_parent(name, declared, one)) for one in ready}
+        with _Recorder(name, declared, ready, parents, studies) as recorder:
+            ended = distributed.search(
+                studies,
+                declared.sweep.stopping,
+                cpu=declared.sweep.resources.cpu,
+                memory=memory,
+                max_hours=max_hours or declared.sweep.max_hours,
+                on_end=recorder.put,
+                on_change=_standing_of(on_standing, studies, resources, declared),
+            )
+        if ended == "stopped":
+            raise Stopped(f"Stopped in order. `symcere sweep --resume {name}` goes on with it.")
+        _finals(name, declared, studies, parents, seeds, on_standing)
+        table = _table(name, studies)
+        for one in ready:
+            best = {s.method: s.best() for s in studies if s.dataset == one.corpus.name}
+            found = {f"best_{m}": b[1].value or 0.0 for m, b in best.items() if b}
+            parents[one.corpus.name].log_metrics(found)
+    notes = []
+    if ended == "time":
+        notes.append(f"The time was over before all trials were done: `symcere sweep --resume {name}` goes on.")
+    failed = {study.name: [o for o in study.done.values() if o.status == "failed"] for study in studies}
+    for study, outcomes in failed.items():
+        if outcomes:
+            notes.append(f"{len(outcomes)} trials of {study} failed; the last one: {outcomes[-1].reason}")
+    return {
+        "sweep": name,
+        "trials": sum(len(study.done) for study in studies),
+        "table": table,
+        "folder": str(folder),
+        "store": tracking.tracking_uri(),
+        "notes": notes,
+        "next": [f"symcere report {name}"],
+    }
+
+
+def _begin(
+    file: str | Path,
+    resume: str,
+    name: str,
+    trials: int,
+    seeds: int | None,
+    datasets: Sequence[str],
+    methods: Sequence[str],
+) -> tuple[Declared, Path, int, str]:
+    """The sweep as it is to run, with its folder, which remembers what was asked for."""
+    if bool(file) == bool(resume):
+        raise UserError("Give the file of a sweep, or --resume NAME to go on with one.")
+    known = sorted(p.parent.name for p in (home() / "sweeps").glob("*/plan.json"))
+    if resume:
+        if resume not in known:
+            raise UserError(f"There is no sweep '{resume}' in {home() / 'sweeps'}. {nearest(resume, known)}")
+        folder = home() / "sweeps" / resume
+        plan = json.loads((folder / "plan.json").read_text())
+        plan |= {"trials": trials or plan["trials"], "datasets": list(datasets) or plan["datasets"]}
+        plan |= {"methods": list(methods) or plan["methods"], "seeds": plan["seeds"] if seeds is None else seeds}
+        name = resume
+    else:
+        declared = load(file)
+        name = name or declared.name
+        folder = home() / "sweeps" / name
+        if name in known:
+            raise UserError(
+                f"There is a sweep '{name}' already. `symcere sweep --resume {name}` goes on with it, --name starts "
+                "another one."
+            )
+        plan = {"trials": trials, "datasets": list(datasets), "methods": list(methods)}
+        plan |= {"seeds": declared.sweep.seeds if seeds is None else seeds}
+        declared.only(methods, datasets, trials)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "sweep.yaml").write_text(declared.text, encoding="utf-8")
+    (folder / "plan.json").write_text(json.dumps(plan))
+    declared = load(folder / "sweep.yaml").only(plan["methods"], plan["datasets"], plan["trials"])
+    return declared, folder, plan["seeds"], name
+
+
+def _ready(declared: Declared, progress: Progress) -> list[Ready]:
+    """Opens every data set and makes the embeddings that are not there yet.
+
+    Raises:
+        UserError: what is missing, all of it.
+    """
+    found: list[Corpus] = []
+    missing: list[str] = []
+    for dataset in declared.sweep.datasets:
+        try:
+            found.append(open_corpus(dataset))
+        except UserError as error:
+            missing.append(str(error))
+    if missing:
+        raise UserError(" ".join(missing))
+    if len({corpus.name for corpus in found}) < len(found):
+        raise UserError("Two names among `datasets` are one and the same data set.")
+    ready = []
+    for corpus in found:
+        searches = _on(corpus, declared.searches)
+        embeddings = {}
+        for text in dict.fromkeys(text for search in searches for text in search.texts()):
+            made = embeddings_of(corpus, replace(Experiment(), text=text), progress)
+            assert made is not None
+            embeddings[text] = made.path
+        ready.append(Ready(corpus, embeddings, searches))
+    return ready
+
+
+def _on(corpus: Corpus, searches: Sequence[Search]) -> list[Search]:
+    return [replace(s, base=s.base.replace({"data": corpus.settings})) for s in searches]
+
+
+def _studies(
+    declared: Declared, ready: Sequence[Ready], folder: Path, resources: Mapping[str, float]
+) -> tuple[list["Study"], dict[str, float]]:
+    """The studies, and the memory that a trial on each data set reserves."""
+    from symcere.distributed.studies import Study, open_storage, open_study
+    from symcere.steps.cost import gpu_share, memory_of
+
+    sweep = declared.sweep
+    if sweep.resources.cpu > resources.get("CPU", 0):
+        raise UserError(
+            f"A trial asks for {sweep.resources.cpu:g} CPU cores, but Ray has {resources.get('CPU', 0):g}: no trial "
+            "would ever start. Lower resources.cpu."
+        )
+    storage = open_storage(sweep.storage, folder)
+    studies: list[Study] = []
+    memory: dict[str, float] = {}
+    for one in ready:
+        needed = max(memory_of(one.corpus, s.base, _width(one, s)) for s in one.searches)
+        gpu = gpu_share(sweep.resources.gpu, needed, resources)
+        wanted = needed if sweep.resources.memory == "auto" else float(sweep.resources.memory) * 1e9
+        # More than there is would wait for ever; the estimate is no reason not to try.
+        memory[one.corpus.name] = float(int(min(wanted, 0.8 * resources.get("memory", wanted))))
+        for search in one.searches:
+            number = len(studies)
+            optimiser = open_study(storage, f"{one.corpus.name}/{search.method}", sweep.sampler, number)
+            studies.append(
+                Study(
+                    one.corpus.name,
+                    one.corpus.path,
+                    search,
+                    one.embeddings,
+                    folder / "trials",
+                    optimiser,
+                    sweep.stopping.milestones,
+                    max(1, int(sweep.resources.cpu)),
+                    gpu,
+                )
+            )
+    return studies, memory
+
+
+def _width(one: Ready, search: Search) -> int:
+    """Columns of the widest embeddings that a method's trials read."""
+    from symcere.text import Embeddings
+
+    return max((Embeddings.open(one.embeddings[t], one.corpus).width for t in search.texts()), default=0)
+
+
+class _Lock:
+    """One process at a time runs a sweep; a dead one's lock counts for nothing."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "running.json"
+
+    def __enter__(self) -> None:
+        from symcere.tracking import process
+
+        try:
+            held = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            held = {}
+        if held and held["host"] == process.host() and process.alive(held["process"]):
+            raise UserError(
+                f"The sweep '{self.path.parent.name}' is running, in process {held['process'].partition('@')[0]}."
+            )
+        self.path.write_text(json.dumps({"host": process.host(), "process": process.identity()}))
+
+    def __exit__(self, *_: Any) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _standing_of(
+    on_standing: OnStanding | None, studies: Sequence["Study"], resources: Mapping[str, float], declared: Declared
+) -> Callable[[list["Standing"]], None]:
+    """Turns the standing of studies into records for a table."""
+
+    def tell(standings: list["Standing"]) -> None:
+        if on_standing is None:
+            return
+        at_once = max(1.0, resources.get("CPU", 1.0) / declared.sweep.resources.cpu)
+        known = [s.seconds for s in standings if s.seconds]
+        usual = statistics.mean(known) if known else 0.0
+        records = []
+        for s in standings:
+            left = (s.total - s.done) * (s.seconds or usual) / at_once
+            records.append(
+                {
+                    "data set": s.dataset,
+                    "method": s.method,
+                    "trials": f"{s.done}/{s.total}",
+                    "running": s.running,
+                    "failed": s.failed,
+                    "best NDCG@10": s.best,
+                    "minutes left": None if s.done < s.total and not usual else round(left / 60, 1),
+                }
+            )
+        on_standing(records)
+
+    return tell
+
+
+# ---------------------------------------------------------------- MLflow
+
+
+def _parent(name: str, declared: Declared, one: Ready) -> Any:
+    """The run of a data set, to which those of its trials and final models belong."""
+    from symcere import tracking
+
+    corpus = one.corpus
+    tags = {
+        SWEEP: name,
+        ROLE: "dataset",
+        "symcere.dataset": corpus.name,
+        "symcere.corpus": corpus.fingerprint,
+        "symcere.sweep_file": declared.sha256,
+    }
+    params = {
+        "methods": ", ".join(s.method for s in declared.searches),
+        "trials": declared.sweep.trials,
+        "sampler": declared.sweep.sampler.kind,
+        "stopping": declared.sweep.stopping.kind,
+    }
+    for run in tracking.list_runs(name):
+        if run.tags.get(ROLE) == "dataset" and all(run.tags.get(k) == tags[k] for k in (SWEEP, "symcere.corpus")):
+            return tracking.start_run(name, run.name, {}, tags, again=run.id)
+    return tracking.start_run(name, f"{name}-{corpus.name}", params, tags)
+
+
+class _Recorder:
+    """Writes every trial that has ended into MLflow, beside the search and from the trial's own file.
+
+    So a trial costs the search no time, no run is ever left RUNNING, and what a kill or a lost server prevented is
+    written by the next start.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        declared: Declared,
+        ready: Sequence[Ready],
+        parents: Mapping[str, "Tracker"],
+        studies: Sequence["Study"],
+    ):
+        self.name, self.declared, self.parents = name, declared, parents
+        self.folder = studies[0].folder
+        self.fingerprints = {one.corpus.name: one.corpus.fingerprint for one in ready}
+        self.queue: queue.Queue[tuple[Spec, Outcome] | None] = queue.Queue()
+        self.trouble: Exception | None = None
+        self._half_written(studies)
+
+    def _half_written(self, studies: Sequence["Study"]) -> None:
+        """Queues what an earlier process did not record, and removes what it was writing when it died."""
+        from symcere import tracking
+
+        left = [
+            (study.specs[name], outcome)
+            for study in studies
+            for name, outcome in study.done.items()
+            if not (self.folder / name / RECORDED).exists()
+        ]
+        names = {spec.id for spec, _ in left}
+        if names:
+            for run in tracking.list_runs(self.name, most=50_000):
+                if run.tags.get(TRIAL) in names:
+                    tracking.client().delete_run(run.id)
+        for one in left:
+            self.queue.put(one)
+
+    def put(self, spec: "Spec", outcome: "Outcome") -> None:
+        self.queue.put((spec, outcome))
+
+    def __enter__(self) -> "_Recorder":
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self.queue.put(None)
+        self.thread.join()
+        if self.trouble is not None and kind is None:
+            raise UserError(
+                f"Some trials could not be written to MLflow ({self.trouble}). Nothing is lost: "
+                f"`symcere sweep --resume {self.name}` writes them when the store answers again."
+            ) from self.trouble
+
+    def _work(self) -> None:
+        while (one := self.queue.get()) is not None:
+            try:
+                self._record(*one)
+            except Exception as error:  # the search goes on; the next start writes it
+                self.trouble = error
+
+    def _record(self, spec: "Spec", outcome: "Outcome") -> None:
+        from symcere import tracking
+
+        experiment = build(Experiment, spec.experiment) if spec.experiment else None
+        tags = {
+            SWEEP: self.name,
+            ROLE: "trial",
+            TRIAL: spec.id,
+            "symcere.dataset": spec.dataset,
+            "symcere.method": spec.method,
+            "symcere.corpus": self.fingerprints[spec.dataset],
+            "symcere.sweep_file": self.declared.sha256,
+            "symcere.ended": outcome.status,
+        }
+        if experiment is not None:
+            tags |= {"symcere.experiment": experiment_hash(experiment), "symcere.model": spec.model}
+        last = {"epoch": outcome.epoch, "best_epoch": outcome.best_epoch, "trial_seconds": outcome.seconds}
+        if outcome.value is not None:
+            last[f"best_{outcome.metric}"] = outcome.value
+        run = tracking.record_run(
+            self.name,
+            f"{self.name}-{spec.id.replace('/', '-')}",
+            experiment.flat() if experiment is not None else {},
+            tags,
+            [*outcome.history, last],
+            started=outcome.started,
+            ended=outcome.ended,
+            parent=self.parents[spec.dataset].run_id,
+            error=(outcome.reason or "failed") if outcome.status == "failed" else "",
+        )
+        (self.folder / spec.id / RECORDED).write_text(run)
+
+
+# ---------------------------------------------------------------- after the search
+
+
+def _finals(
+    name: str,
+    declared: Declared,
+    studies: Sequence["Study"],
+    parents: Mapping[str, "Tracker"],
+    seeds: int,
+    on_standing: OnStanding | None,
+) -> None:
+    """Trains the best setting of each study with several seeds, and tests these models alone, once."""
+    from symcere.distributed import sweep as distributed
+
+    wanted = []
+    for study in studies:
+        best = study.best()
+        if best is None:
+            continue
+        spec = best[0]
+        # Other seeds than the search's own: that one helped to choose. A closed form has no use for any.
+        count = min(seeds, 1) if spec.experiment["closed_form"]["kind"] != "none" else seeds
+        for seed in range(1, count + 1):
+            wanted.append(
+                {
+                    "sweep": name,
+                    "dataset": spec.dataset,
+                    "method": spec.method,
+                    "experiment": spec.experiment,
+                    "seed": seed,
+                    "parent": parents[spec.dataset].run_id,
+                    "tags": {TRIAL: spec.id, "symcere.sweep_file": declared.sha256},
+                    "environment": _environment(),
+                }
+            )
+    done = {study.name: [0, 0] for study in studies}
+    for one in wanted:
+        done[f"{one['dataset']}/{one['method']}"][1] += 1
+    errors: list[str] = []
+
+    def tell() -> None:
+        if on_standing is not None:
+            on_standing(
+                [
+                    {"data set": s.dataset, "method": s.method, "final models": f"{at}/{of}"}
+                    for s in studies
+                    for at, of in [done[s.name]]
+                ]
+            )
+
+    def ended(argument: dict[str, Any], result: Any, error: str) -> None:
+        if error:
+            errors.append(f"{argument['dataset']}/{argument['method']}, seed {argument['seed']}: {error}")
+        done[f"{argument['dataset']}/{argument['method']}"][0] += 1
+        tell()
+
+    tell()
+    resources = declared.sweep.resources
+    distributed.each(final, wanted, cpu=resources.cpu, gpu=max((s.gpu for s in studies), default=0), on_result=ended)
+    if errors:
+        raise UserError(
+            f"{len(errors)} final models failed, {errors[-1]} `symcere sweep --resume {name}` tries them again."
+        )
+
+
+def _environment() -> dict[str, str]:
+    """What a worker has to share with this process."""
+    from symcere.tracking import tracking_uri
+
+    return {"SYMCERE_HOME": str(home()), "MLFLOW_TRACKING_URI": tracking_uri()}
+
+
+def final(one: Mapping[str, Any]) -> dict[str, float]:
+    """Trains and tests one final model, in a worker: one that is finished is found again, one that was cut off goes on.
+
+    Returns:
+        its metrics.
+    """
+    os.environ.update(one["environment"])
+    from symcere import tracking
+
+    experiment = build(Experiment, one["experiment"]).replace({"train.seed": one["seed"]})
+    identity = {"symcere.experiment": experiment_hash(experiment), ROLE: "final"}
+    begun = ""
+    for run in tracking.list_runs(one["sweep"], most=50_000):
+        same = all(run.tags.get(k) == v for k, v in identity.items())
+        cut_off = run.status != "FINISHED" and (home() / "runs" / run.name / CHECKPOINT).exists()
+        if same and cut_off and not begun:
+            begun = run.name
+    return train(
+        one["dataset"],
+        experiment=experiment,
+        method=one["method"],
+        name=f"{one['sweep']}-{one['dataset']}-{one['method']}-s{one['seed']}",
+        group=one["sweep"],
+        tags={SWEEP: one["sweep"], ROLE: "final", **one["tags"]},
+        parent=one["parent"],
+        reuse=True,
+        resume=begun,
+    ).metrics
+
+
+def _table(name: str, studies: Sequence["Study"]) -> list[dict[str, Any]]:
+    """What the final models show, beside what chose them."""
+    from symcere import tracking
+
+    finals: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in reversed(tracking.list_runs(name, most=50_000)):  # the latest of a seed counts
+        if run.tags.get(ROLE) == "final" and run.status == "FINISHED":
+            key = (run.tags["symcere.dataset"], run.tags["symcere.method"])
+            finals.setdefault(key, {})[run.params.get("train.seed", "")] = run.metrics
+    table = []
+    for study in studies:
+        standing, best = study.standing(), study.best()
+        row: dict[str, Any] = {
+            "data set": study.dataset,
+            "method": study.method,
+            "trials": standing.done,
+            "best validation NDCG@10": standing.best,
+        }
+        models = list(finals.get((study.dataset, study.method), {}).values())
+        for metric, label in (("test_ndcg_at_10", "test NDCG@10"), ("test_recall_at_10", "test Recall@10")):
+            values = [m[metric] for m in models if metric in m]
+            row[label] = statistics.mean(values) if values else None
+            row[f"± {label}"] = statistics.stdev(values) if len(values) > 1 else None
+        row["chosen"] = ", ".join(
+            f"{key.rpartition('/')[2].rpartition('.')[2]} {f'{value:.4g}' if isinstance(value, float) else value}"
+            for key, value in (best[0].values if best else {}).items()
+        )
+        table.append(row)
+    return table
