@@ -112,24 +112,22 @@ def killed_after(steps: int, monkeypatch):
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_resume_gives_the_numbers_of_an_uninterrupted_run(method, corpus, embeddings, tmp_path, monkeypatch):
+def test_resume_gives_the_numbers_of_an_uninterrupted_run(method, corpus, embeddings, tmp_path):
     """Every trained method, killed in mid-epoch: weights, moments, history and the best epoch, to the bit."""
-    monkeypatch.setattr(LOOP, "CHECKPOINT_EVERY", 0.0)
     setup = experiment(method, {"objective.ranking.learn_temperature": method == "symcere"})
     fit(corpus, embeddings, setup, path=tmp_path / "whole")
     steps = -(-corpus.train.nnz // 64)
     with pytest.MonkeyPatch.context() as patch:
         killed_after(2 * steps + 1, patch)
         with pytest.raises(Killed):
-            fit(corpus, embeddings, setup, path=tmp_path / "killed")
+            fit(corpus, embeddings, setup, path=tmp_path / "killed", checkpoint_every=0.0)
     assert state_of(tmp_path / "killed").epoch == 2
     fit(corpus, embeddings, setup, path=tmp_path / "killed", resume=True)
     assert equal_runs(state_of(tmp_path / "killed"), state_of(tmp_path / "whole"))
 
 
-def test_resume_after_a_kill_at_any_epoch_and_through_early_stopping(corpus, embeddings, tmp_path, monkeypatch):
+def test_resume_after_a_kill_at_any_epoch_and_through_early_stopping(corpus, tmp_path):
     """Patience, and epochs without an evaluation, are counted on; a run that is finished stays as it is."""
-    monkeypatch.setattr(LOOP, "CHECKPOINT_EVERY", 0.0)
     setup = experiment("lightgcn", {"train": {"epochs": 30, "patience": 2, "eval_every": 2, "lr": 0.3}})
     whole = fit(corpus, None, setup, path=tmp_path / "whole").checkpoint
     assert whole.epoch < 30
@@ -142,7 +140,7 @@ def test_resume_after_a_kill_at_any_epoch_and_through_early_stopping(corpus, emb
 
         path = tmp_path / f"killed-{last}"
         with pytest.raises(Killed):
-            fit(corpus, None, setup, path=path, on_epoch=die)
+            fit(corpus, None, setup, path=path, on_epoch=die, checkpoint_every=0.0)
         assert path.exists() == (last > 1)
         fit(corpus, None, setup, path=path, resume=path.exists())
         assert equal_runs(state_of(path), state_of(tmp_path / "whole"))
@@ -160,18 +158,18 @@ def test_a_killed_process_resumes_with_the_same_numbers(method, corpus, tmp_path
     script = tmp_path / "train.py"
     script.write_text(
         textwrap.dedent(f"""
-        import sys, numpy as np
+        import sys
+        import numpy as np
         from pathlib import Path
         from symcere.config.baselines import baseline
         from symcere.data.corpus import Corpus
         from symcere.text import Embeddings
         from symcere.training import fit
-        sys.modules[fit.__module__].CHECKPOINT_EVERY = 0.0
-        corpus, path = Corpus.open(sys.argv[1]), Path(sys.argv[2])
+                corpus, path = Corpus.open(sys.argv[1]), Path(sys.argv[2])
         rows = np.random.default_rng(0).normal(size=(corpus.train.nnz, 6)).astype(np.float16)
         setup = baseline({method!r}, {SMALL!r}, {{"train": {{"epochs": 150, "patience": 150}}}})
         embeddings = Embeddings(corpus.path, rows, [("x", 6)], corpus.fingerprint)
-        fit(corpus, embeddings, setup, path=path, resume=path.exists())
+        fit(corpus, embeddings, setup, path=path, resume=path.exists(), checkpoint_every=0.0)
         """)
     )
 
@@ -374,7 +372,6 @@ def test_a_catalogue_of_fewer_than_ten_items(draw_reviews, write_corpus, tmp_pat
 
 
 def test_a_loss_that_is_not_finite_names_term_and_step(corpus, embeddings, tmp_path, monkeypatch):
-    monkeypatch.setattr(LOOP, "CHECKPOINT_EVERY", 0.0)
     forward, steps = TotalLoss.forward, -(-corpus.train.nnz // 64)
     calls = iter(range(1, 10**6))
 
@@ -386,7 +383,7 @@ def test_a_loss_that_is_not_finite_names_term_and_step(corpus, embeddings, tmp_p
 
     monkeypatch.setattr(TotalLoss, "forward", broken)
     with pytest.raises(UserError, match=r"term 'cross', epoch 2, step 2\b"):
-        fit(corpus, embeddings, experiment("symcere-abstract"), path=tmp_path / "c")
+        fit(corpus, embeddings, experiment("symcere-abstract"), path=tmp_path / "c", checkpoint_every=0.0)
     left = state_of(tmp_path / "c")
     assert left.epoch == 1
     assert all(torch.isfinite(v).all() for v in left.last.values())
