@@ -154,7 +154,8 @@ def train(args: Namespace) -> Any:
     from symcere import steps
     from symcere.config import Experiment
 
-    dataset, settings = _dataset(args), _settings(args, "data")
+    settings = _settings(args, "data")
+    dataset = (args.dataset or "") if args.resume and not args.config else _dataset(args)
     if args.config and args.baseline:
         raise UserError("--config and --baseline each give a whole experiment: name one of them.")
     with console.progress("train") as progress:
@@ -165,6 +166,11 @@ def train(args: Namespace) -> Any:
             method=args.baseline,
             name=args.name,
             resume=args.resume,
+            workers=args.workers,
+            gpus_per_worker=args.gpus_per_worker,
+            parallel=args.parallel,
+            address=args.address,
+            storage=args.storage,
             progress=progress,
             on_epoch=lambda epoch: _tell_epoch(progress, epoch),
         )
@@ -202,6 +208,13 @@ def export(args: Namespace) -> Any:
     from symcere import steps
 
     return steps.export(args.run, args.out, args.k)
+
+
+def report(args: Namespace) -> Any:
+    from symcere import steps
+
+    with console.progress("report") as progress:
+        return steps.report(args.sweep, args.out, args.method, progress=progress)
 
 
 def baselines(args: Namespace) -> Any:
@@ -373,6 +386,16 @@ COMMANDS = (
             argument("--baseline", default="", metavar="NAME", help="start from this method (`symcere baselines`)"),
             argument("--name", default="", help="stem of the run's name, by default DATASET-METHOD"),
             argument("--resume", default="", metavar="RUN", help="go on with an interrupted run"),
+            argument("--workers", type=_count, default=1, metavar="N", help="processes that train together (Ray)"),
+            argument("--gpus-per-worker", type=int, default=0, metavar="N", help="GPUs that each of them holds"),
+            argument(
+                "--parallel",
+                choices=("columns", "ddp"),
+                default="columns",
+                help="each worker holds some columns of the embeddings, or all of them (plain data parallelism)",
+            ),
+            argument("--address", default="", metavar="ADDRESS", help="a running Ray cluster (auto)"),
+            argument("--storage", default="", metavar="URI", help="where all nodes see checkpoints: folder, s3://…"),
         ),
         parts=EVERY_PART,
         example="symcere train my-shop --objective.ranking.temperature 0.2 --seed 1",
@@ -450,6 +473,19 @@ COMMANDS = (
             argument("--users", type=_count, default=2000, help="users with recommendations on it (default 2000)"),
         ),
         example="symcere explore my-shop-symcere-3f2a --out my-shop.html",
+    ),
+    Command(
+        "report",
+        "what a sweep found: tables, significance, figures, as a page, Markdown, LaTeX, PNG and PDF",
+        report,
+        (
+            argument("sweep", metavar="SWEEP", help="the sweep's name"),
+            argument(
+                "--out", type=Path, metavar="DIR", help="folder to write to, by default reports/SWEEP of the home"
+            ),
+            argument("--method", default="", metavar="NAME", help="whose gain is reported (default symcere)"),
+        ),
+        example="symcere report paper --out paper/results",
     ),
     Command("baselines", "list the named methods for `train --baseline`", baselines),
     Command("ls", "list what is stored, how large, and what depends on it", ls, show=_show_stored),

@@ -14,6 +14,7 @@ def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
     """A Ray to run in: the one that is running already, the cluster at ``address``, or one of this machine alone.
 
     Args:
+        address: by default ``RAY_ADDRESS``, which is set in a job of a cluster.
         cpus: of a Ray of this machine alone; 0 for as many as there are.
 
     Yields:
@@ -24,6 +25,7 @@ def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
     """
     import ray
 
+    address = address or os.environ.get("RAY_ADDRESS", "")
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -91,12 +91,11 @@ def fit(
     embeddings: Embeddings | None,
     experiment: Experiment,
     *,
-    path: Path,
+    path: Path | str,
     workers: int,
     gpus_per_worker: int = 0,
     parallel: Parallel = "columns",
     address: str = "",
-    storage: str = "",
     on_epoch: Callable[[Epoch], bool | None] | None = None,
     checkpoint_every: float = CHECKPOINT_EVERY,
     strategy: str = "PACK",
@@ -104,13 +103,11 @@ def fit(
     """:func:`symcere.training.fit` on several workers; it goes on from a checkpoint where there is one.
 
     Args:
-        path: where the checkpoint is left on this machine.
+        path: of the checkpoint: in a folder that all nodes see (NFS), or a URI.
         workers: processes that train together.
         gpus_per_worker: GPUs that each one holds; 0 trains on CPUs.
         parallel: see :mod:`symcere.model.workers`.
         address: of a running cluster; by default Ray is started on this machine for the time of the training.
-        storage: folder that all nodes see (NFS), or URI, that keeps the checkpoint while training; by default that of
-            ``path``.
         on_epoch: called here after every epoch; training ends after the next one where it returns True. An epoch that
             is done again after a failure is not told again.
         checkpoint_every: seconds between checkpoints.
@@ -120,17 +117,13 @@ def fit(
         UserError: what :func:`symcere.training.fit` raises, a cluster that does not answer, storage that not all
             nodes see, or more failures than :data:`MAX_FAILURES`.
     """
-    kept = f"{storage.rstrip('/')}/{path.parent.name}/{path.name}" if storage else str(path)
     told = None if embeddings is None else (embeddings.path, embeddings.blocks, embeddings.fingerprint)
-    job = Job(corpus.path, corpus.fingerprint, told, experiment, parallel, kept, checkpoint_every)
-    if not remote(kept):
-        Path(kept).parent.mkdir(parents=True, exist_ok=True)
+    job = Job(corpus.path, corpus.fingerprint, told, experiment, parallel, str(path), checkpoint_every)
+    if not remote(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _quiet_train(), pool(address, 0 if gpus_per_worker else max(workers, os.cpu_count() or 1)):
         _run(job, workers, gpus_per_worker, strategy, on_epoch)
-    state = Checkpoint.load(kept)
-    if kept != str(path):
-        state.save(path)
-    return restore(corpus, embeddings, state)
+    return restore(corpus, embeddings, Checkpoint.load(path))
 
 
 def _run(job: Job, workers: int, gpus: int, strategy: str, on_epoch: Callable[[Epoch], bool | None] | None) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from symcere.evaluation import Evaluation
     from symcere.model.scorer import Scorer
     from symcere.text import Embeddings
-    from symcere.tracking import Tracker
+    from symcere.tracking import StoredRun, Tracker
     from symcere.training import Checkpoint, Epoch, Fitted
 
 CHECKPOINT = "checkpoint.pt"
@@ -75,7 +74,7 @@ def experiment_for(
 
 
 def train(
-    dataset: str,
+    dataset: str = "",
     *,
     experiment: Experiment | None = None,
     settings: Settings | None = None,
@@ -87,29 +86,45 @@ def train(
     group: str = "",
     tags: Mapping[str, str] | None = None,
     parent: str = "",
+    workers: int = 1,
+    gpus_per_worker: int = 0,
+    parallel: Literal["columns", "ddp"] = "columns",
+    address: str = "",
+    storage: str = "",
     progress: Progress = None,
     on_epoch: Callable[..., bool | None] | None = None,
 ) -> Run:
     """Corpus → trained, evaluated, tracked model.
 
     Args:
+        dataset: may be left out with ``resume``.
         experiment: the whole experiment; its ``data`` part is replaced by the corpus' own.
         settings: dotted settings laid over it, ``{"objective.ranking.temperature": 0.3}``.
         method: a named baseline instead of ``experiment``.
         name: stem of the run's name, by default ``<data set>-<method>``.
-        resume: a run that was interrupted; it goes on with the numbers of an uninterrupted one.
+        resume: a run that was interrupted; it goes on with the numbers of an uninterrupted one, by its own experiment
+            where none is given.
         reuse: return a finished run of the very same experiment on the same corpus, if there is one.
         test: evaluate the chosen epoch on the test split, once. A sweep's trials never do.
         group: MLflow experiment that the run is filed under, by default the data set's name.
         tags: more tags of the run.
         parent: id of the run that it belongs to.
+        workers: processes that train together through Ray; one needs no Ray.
+        gpus_per_worker: GPUs that each of them holds.
+        parallel: how they divide the node table: by columns, or not at all (plain data parallelism).
+        address: of a running Ray cluster; by default Ray is started on this machine.
+        storage: folder that all nodes see, or URI (``s3://…``), which keeps the checkpoint while training.
         on_epoch: called with each :class:`symcere.training.Epoch`; training ends early where it returns True.
     """
     from symcere import tracking
     from symcere.evaluation import Evaluator
-    from symcere.training import fit
 
-    corpus = open_corpus(dataset)
+    state = begun = None
+    if resume:
+        begun, state = _interrupted(resume)
+        if experiment is None and not method:
+            experiment, method = state.experiment, begun.tags.get("symcere.method", "")
+    corpus = open_corpus(dataset or (state.corpus["name"] if state else ""))
     whole = experiment_for(corpus, experiment, settings, method)
     method = method or (DEFAULT if experiment is None else "custom")
     identity = {"symcere.experiment": experiment_hash(whole), "symcere.corpus": corpus.fingerprint}
@@ -119,22 +134,42 @@ def train(
     embeddings = embeddings_of(corpus, whole, progress)
 
     every = {**identity, "symcere.method": method, "symcere.dataset": corpus.name, **(tags or {})}
+    every |= ({"symcere.storage": storage} if storage else {}) | ({"symcere.resumes": begun.name} if begun else {})
     stem = name or f"{corpus.name}-{method}"
-    begun = tracking.find_run(resume) if resume else None
     with tracking.start_run(group, stem, whole.flat(), every, parent=parent or None) as run:
         run.log_text(whole.to_yaml(), "experiment.yaml")
         path = home() / "runs" / run.name / CHECKPOINT
         path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent / NOTE).write_text(json.dumps({"corpus": corpus.name, "run": run.run_id}))
-        if begun is not None:
-            shutil.copy(home() / "runs" / begun.name / CHECKPOINT, path)
+        kept: Path | str = f"{storage.rstrip('/')}/{run.name}/{CHECKPOINT}" if storage else path
+        if state is not None:
+            state.save(kept)
 
         def report(epoch: "Epoch") -> bool | None:
             run.log_metrics(epoch.flat(), step=epoch.number)
             return on_epoch(epoch) if on_epoch is not None else None
 
-        fitted = fit(corpus, embeddings, whole, on_epoch=report, path=path, resume=begun is not None)
+        if workers > 1 or address:
+            from symcere.distributed.train import fit as fit_together
+
+            fitted = fit_together(
+                corpus,
+                embeddings,
+                whole,
+                path=kept,
+                workers=workers,
+                gpus_per_worker=gpus_per_worker,
+                parallel=parallel,
+                address=address,
+                on_epoch=report,
+            )
+        else:
+            from symcere.training import fit
+
+            fitted = fit(corpus, embeddings, whole, on_epoch=report, path=kept, resume=state is not None)
         state = fitted.checkpoint
+        if storage:
+            state.save(path)
         metrics: dict[str, float] = {}
         notes: list[str] = []
         if whole.closed_form.kind != "none":
@@ -152,6 +187,21 @@ def train(
         run.log_file(path)
     seconds = sum(e["epoch_seconds"] for e in state.history)
     return Run(run.name, run.run_id, corpus.name, method, metrics, state.best_epoch, state.epoch, seconds, path, notes)
+
+
+def _interrupted(run: str) -> tuple["StoredRun", "Checkpoint"]:
+    """A run, and how far it came: its checkpoint on the storage it was given, or else under the home."""
+    from symcere import tracking
+    from symcere.training import Checkpoint
+    from symcere.training.checkpoint import exists
+
+    found = tracking.find_run(run)
+    if found.path is not None:
+        return found, Checkpoint.load(found.path / CHECKPOINT if found.path.is_dir() else found.path)
+    kept = f"{found.tags.get('symcere.storage', '').rstrip('/')}/{found.name}/{CHECKPOINT}"
+    if found.tags.get("symcere.storage") and exists(kept):
+        return found, Checkpoint.load(kept)
+    return found, Checkpoint.load(home() / "runs" / found.name / CHECKPOINT)
 
 
 def experiment_hash(experiment: Experiment) -> str:

@@ -80,15 +80,13 @@ def test_two_workers_train_what_one_does(tmp_path):
         corpus,
         embeddings,
         experiment,
-        path=tmp_path / "run" / "checkpoint.pt",
-        storage=f"file://{tmp_path}/storage",
+        path=f"file://{tmp_path}/storage/run/checkpoint.pt",
         workers=2,
         on_epoch=lambda epoch: heard.append(epoch.number),
     )
     assert heard == [1, 2, 3, 4]
     assert_same(alone.checkpoint, fitted.checkpoint)
-    kept = Checkpoint.load(f"file://{tmp_path}/storage/run/checkpoint.pt")
-    assert_same(kept, Checkpoint.load(tmp_path / "run" / "checkpoint.pt"))
+    assert_same(alone.checkpoint, Checkpoint.load(tmp_path / "storage" / "run" / "checkpoint.pt"))
     users = torch.arange(50)
     torch.testing.assert_close(fitted.scorer.scores(users), alone.scorer.scores(users), rtol=0, atol=1e-9)
 
