@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
+    from rich.table import Table
 
 # ---------------------------------------------------------------- plain values
 
@@ -136,14 +137,20 @@ def table(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), tit
 
     It takes the terminal's width, and any width where there is no terminal.
     """
+    if title:
+        print(title)
+    drawn = _drawn(records, list(columns) or list(dict.fromkeys(k for r in records for k in r)))
+    console = _console(sys.stdout)
+    with console.capture() as captured:
+        console.print(drawn)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _drawn(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    if title:
-        print(title)
-
-    names = list(columns) or list(dict.fromkeys(k for r in records for k in r))
     drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in names:
         given = [r[name] for r in records if r.get(name) is not None]
@@ -151,10 +158,7 @@ def table(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), tit
         drawn.add_column(Text(_words(name)), justify="right" if number else "left", overflow="fold")
     for record in records:
         drawn.add_row(*(Text(cell(record[n]) if n in record else "") for n in names))
-    console = _console(sys.stdout)
-    with console.capture() as captured:
-        console.print(drawn)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    return drawn
 
 
 def _console(file: Any) -> Console:
@@ -248,3 +252,18 @@ def _short(count: float) -> str:
             return f"{count:.0f}" if unit == "" and (count >= 10 or count == int(count)) else f"{count:.1f}{unit}"
         count /= 1000
     return f"{count:.1f}T"
+
+
+@contextmanager
+def live() -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None] | None]:
+    """A table on stderr that is drawn anew with each list of records it is given, gone when the block ends.
+
+    None where stderr is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.live import Live
+
+    with Live(console=_console(sys.stderr), refresh_per_second=2, transient=True) as shown:
+        yield lambda records: shown.update(_drawn(records, [k for r in records[:1] for k in r]))

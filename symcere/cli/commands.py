@@ -57,6 +57,10 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"takes numbers with commas between them, not '{text}'") from None
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not '{text}'")
@@ -136,7 +140,14 @@ def embed(args: Namespace) -> Any:
 
     dataset, settings = _dataset(args), _settings(args, "text")
     with console.progress("embed") as progress:
-        made = steps.embed(dataset, settings, progress=progress)
+        made = steps.embed(
+            dataset,
+            settings,
+            progress=progress,
+            workers=args.workers,
+            gpus_per_worker=args.gpus_per_worker,
+            address=args.address,
+        )
     assert made is not None  # only an experiment without text has none, and settings of `text` cannot say so
     return {
         "reviews": made.reviews.shape[0],
@@ -267,6 +278,30 @@ def explore(args: Namespace) -> Any:
         return steps.explore(args.run, args.out, users=args.users, progress=progress)
 
 
+# ---------------------------------------------------------------- searching
+
+
+def sweep(args: Namespace) -> Any:
+    from symcere import steps
+
+    other = {"trials": args.trials, "seeds": args.seeds, "datasets": args.datasets, "methods": args.methods}
+    if args.dry_run:
+        if args.resume:
+            raise UserError("--dry-run is about a sweep that has not begun: give its file.")
+        with console.progress("calibrate") as progress:
+            return steps.plan(args.file, address=args.address, progress=progress, **other)
+    with console.live() as show:
+        return steps.sweep(
+            args.file,
+            resume=args.resume,
+            name=args.name,
+            max_hours=args.max_hours,
+            address=args.address,
+            on_standing=show,
+            **other,
+        )
+
+
 # ---------------------------------------------------------------- what is stored
 
 
@@ -373,7 +408,12 @@ COMMANDS = (
         "embed",
         "review texts -> embeddings",
         embed,
-        (DATASET_OR_CONFIG,),
+        (
+            DATASET_OR_CONFIG,
+            argument("--workers", type=_count, default=1, metavar="N", help="encode side by side (Ray)"),
+            argument("--gpus-per-worker", type=float, default=0, metavar="N", help="GPUs that each of them holds"),
+            argument("--address", default="", metavar="ADDRESS", help="a running Ray cluster (auto)"),
+        ),
         parts=("text",),
         example="symcere embed my-shop --text.encoders minilm,lsa",
     ),
@@ -486,6 +526,28 @@ COMMANDS = (
             argument("--method", default="", metavar="NAME", help="whose gain is reported (default symcere)"),
         ),
         example="symcere report paper --out paper/results",
+    ),
+    Command(
+        "sweep",
+        "search settings of methods on data sets; train the best ones again and test them",
+        sweep,
+        (
+            argument(
+                "file", metavar="SWEEP", nargs="?", default="", help="a sweep's file (tune/quick.yaml), or its name"
+            ),
+            argument("--resume", default="", metavar="NAME", help="go on with a sweep that was stopped or killed"),
+            argument("--dry-run", action="store_true", help="say what it would cost and what is missing; run nothing"),
+            argument("--name", default="", help="store and track it under another name than the file's"),
+            argument("--trials", type=_count, default=0, metavar="N", help="trials of each method on each data set"),
+            argument("--seeds", type=int, default=None, metavar="N", help="seeds of the final models"),
+            argument("--max-hours", type=float, default=0.0, metavar="H", help="end the search in order after so long"),
+            argument("--datasets", type=_words, default=(), metavar="A,B,…", help="other data sets than the file's"),
+            argument("--methods", type=_words, default=(), metavar="A,B,…", help="only these of its methods"),
+            argument(
+                "--address", default="", metavar="ADDRESS", help="Ray cluster, `auto` on a head; else this machine"
+            ),
+        ),
+        example="symcere sweep tune/losses.yaml --datasets my-shop --trials 30",
     ),
     Command("baselines", "list the named methods for `train --baseline`", baselines),
     Command("ls", "list what is stored, how large, and what depends on it", ls, show=_show_stored),

@@ -10,11 +10,14 @@ A step composes the rooms below it and adds tracking; it holds no logic of its o
 
 from symcere.steps.cluster import doctor, submit
 from symcere.steps.corpora import datasets, embed, fetch, open_corpus, prepare
+from symcere.steps.cost import plan
 from symcere.steps.demo import demo
 from symcere.steps.explain import explain, explore
+from symcere.steps.report import report
 from symcere.steps.runs import Run, baselines, evaluate, restore, train
 from symcere.steps.serving import export, promote, recommend, register, score
 from symcere.steps.stored import ls, rm
+from symcere.steps.sweep import sweep
 
 __all__ = [
     "Run",
@@ -30,13 +33,16 @@ __all__ = [
     "fetch",
     "ls",
     "open_corpus",
+    "plan",
     "prepare",
     "promote",
     "recommend",
     "register",
+    "report",
     "restore",
     "rm",
     "score",
     "submit",
+    "sweep",
     "train",
 ]
