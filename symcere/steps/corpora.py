@@ -148,10 +148,35 @@ def embeddings_of(corpus: Corpus, experiment: Experiment, progress: Progress = N
     return run(corpus, experiment.text, home() / "embeddings", progress)
 
 
-def embed(dataset: str, settings: Settings | None = None, progress: Progress = None) -> "Embeddings | None":
+def embed(
+    dataset: str,
+    settings: Settings | None = None,
+    progress: Progress = None,
+    *,
+    workers: int = 1,
+    gpus_per_worker: float = 0,
+    address: str = "",
+) -> "Embeddings | None":
     """Review texts → embeddings, in a cache that a killed run resumes.
 
     Args:
         settings: dotted settings of the experiment, ``{"text.encoders": "minilm,lsa"}``.
+        workers: actors that encode side by side through Ray Data; one needs no Ray.
+        gpus_per_worker: GPUs that each of them holds.
+        address: of a running Ray cluster; by default Ray is started on this machine.
     """
-    return embeddings_of(open_corpus(dataset), Experiment().replace(settings or {}), progress)
+    corpus, experiment = open_corpus(dataset), Experiment().replace(settings or {})
+    if workers == 1 and not address:
+        return embeddings_of(corpus, experiment, progress)
+    from symcere.distributed.encode import embed as run
+
+    folder = home() / "embeddings"
+    return run(
+        corpus,
+        experiment.text,
+        folder,
+        progress,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        address=address,
+    )
