@@ -9,7 +9,7 @@ from symcere.plots.figures import (
     training_curve,
     word_weights,
 )
-from symcere.plots.style import png, save
+from symcere.plots.style import png, save, svg
 
 __all__ = [
     "bars",
@@ -18,6 +18,7 @@ __all__ = [
     "png",
     "popularity_trade_off",
     "save",
+    "svg",
     "temperature_curve",
     "training_curve",
     "word_weights",
