@@ -293,7 +293,7 @@ def evaluate(
 
     restored = restore(run)
     wanted = build(Experiment, merge(restored.fitted.checkpoint.experiment.to_dict(), settings or {})).evaluate
-    explicit = "evaluate.ks" in merge({}, settings or {}) or "ks" in (settings or {}).get("evaluate", {})
+    explicit = "ks" in merge({}, settings or {}).get("evaluate", {})
     judge = Evaluator(restored.corpus, split, wanted.ks, explicit_ks=explicit)
     model = restored.fitted.model
     scorer = restored.fitted.scorer if model is None else model.scorer(wanted.popularity_weight)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 FORMAT = 1
+FREE = ("data.", "train.epochs", "train.patience", "evaluate.")
+"""Settings that may change while a run goes on: they move none of its steps. The corpus has its fingerprint."""
 
 
 @dataclass
@@ -99,6 +101,16 @@ class Checkpoint:
                 f"The run was trained on corpus '{self.corpus['name']}' ({self.corpus['fingerprint'][:12]}), but "
                 f"'{name}' is now {fingerprint[:12]}. Prepare the corpus as it was, or train again."
             )
+
+    def check_experiment(self, experiment: Experiment) -> None:
+        """Refuse to go on with other settings than those it began with; it may only go on for longer or less long."""
+        before, now = self.experiment.flat(), experiment.flat()
+        for name, value in now.items():
+            if before[name] != value and not name.startswith(FREE):
+                raise UserError(
+                    f"The run began with {name} {before[name]!r} and cannot go on with {value!r}. "
+                    "Leave the setting as it was, or train a new run."
+                )
 
 
 # ---------------------------------------------------------------- where it is kept

@@ -91,7 +91,7 @@ def fit(
 
     Raises:
         UserError: no embeddings though text takes part, a loss that is not finite (names step and term; the last
-            good checkpoint stays), a checkpoint of another corpus.
+            good checkpoint stays), a checkpoint of another corpus or experiment.
     """
     where = {"name": corpus.name, "fingerprint": corpus.fingerprint}
     workers = Workers.here(parallel)
@@ -107,6 +107,9 @@ def fit(
     if resume and path is not None:
         state = Checkpoint.load(path)
         state.check_corpus(corpus.name, corpus.fingerprint)
+        state.check_experiment(experiment)
+        state.finished &= state.experiment == experiment  # else for longer, perhaps
+        state.experiment = experiment
         run.restore(state)
     else:
         state = Checkpoint(experiment, where)
@@ -116,7 +119,7 @@ def fit(
     bad_rounds = sum(e["epoch"] > state.best_epoch for e in state.history if state.metric in e)
 
     with _deterministic(train.deterministic):
-        while state.epoch < train.epochs and not state.finished:
+        while state.epoch < train.epochs and bad_rounds < train.patience and not state.finished:
             number = state.epoch + 1
             start = time.perf_counter()
             epoch = Epoch(number, run.train_epoch(number))

@@ -407,13 +407,33 @@ def test_embeddings_of_another_corpus_are_refused(embeddings, draw_reviews, writ
         fit(other, embeddings, experiment("symcere"))
 
 
-def test_another_corpus_or_experiment_is_not_gone_on_with(corpus, draw_reviews, write_corpus, tmp_path):
+def test_another_corpus_is_not_gone_on_with(corpus, draw_reviews, write_corpus, tmp_path):
     fit(corpus, None, experiment("lightgcn"), path=tmp_path / "c", on_epoch=lambda e: e.number == 1)
     other = write_corpus(tmp_path / "other", draw_reviews(seed=1), name="other")
     with pytest.raises(UserError, match=r"trained on corpus 'tiny'.*but 'other' is now"):
         fit(other, None, experiment("lightgcn"), path=tmp_path / "c", resume=True)
     with pytest.raises(UserError, match=r"trained on corpus 'tiny'"):
         restore(other, None, state_of(tmp_path / "c"))
+
+
+def test_another_experiment_is_not_gone_on_with(corpus, tmp_path):
+    fit(corpus, None, experiment("lightgcn"), path=tmp_path / "c", on_epoch=lambda e: e.number == 1)
+    before = (tmp_path / "c").read_bytes()
+    for name, value in (("train.lr", 0.1), ("model.dim", 4), ("objective.reg", 0.3), ("train.seed", 9)):
+        with pytest.raises(UserError, match=f"began with {name} .* cannot go on with {value}"):
+            fit(corpus, None, experiment("lightgcn", {name: value}), path=tmp_path / "c", resume=True)
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_finished_run_may_go_on_for_longer(corpus, tmp_path):
+    """With the numbers of a run that was meant to be as long from the start."""
+    longer = {"train": {"epochs": 7, "patience": 7}}
+    fit(corpus, None, experiment("lightgcn", longer), path=tmp_path / "whole")
+    fit(corpus, None, experiment("lightgcn"), path=tmp_path / "c")
+    assert state_of(tmp_path / "c").finished
+    fit(corpus, None, experiment("lightgcn", longer), path=tmp_path / "c", resume=True)
+    assert equal_runs(state_of(tmp_path / "c"), state_of(tmp_path / "whole"))
+    assert state_of(tmp_path / "c").experiment == experiment("lightgcn", longer)
 
 
 # ---------------------------------------------------------------- precision, temperature, closed forms
