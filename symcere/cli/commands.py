@@ -228,6 +228,36 @@ def report(args: Namespace) -> Any:
         return steps.report(args.sweep, args.out, args.method, progress=progress)
 
 
+def register(args: Namespace) -> Any:
+    from symcere import steps
+
+    return steps.register(args.run, args.name, best_of=args.best_of)
+
+
+def promote(args: Namespace) -> Any:
+    from symcere import steps
+
+    return steps.promote(args.name, metric=args.metric, force=args.force)
+
+
+def score(args: Namespace) -> Any:
+    from symcere import steps
+
+    return steps.score(
+        args.model,
+        args.input,
+        args.out,
+        args.k,
+        candidates=_ids(args.candidates),
+        exclude=_ids(args.exclude),
+        popularity_weight=args.popularity_weight,
+        exclude_seen=args.exclude_seen,
+        why=args.why,
+        workers=args.workers,
+        batch_size=args.batch_size,
+    )
+
+
 def baselines(args: Namespace) -> Any:
     from symcere import steps
 
@@ -548,6 +578,48 @@ COMMANDS = (
             ),
         ),
         example="symcere sweep tune/losses.yaml --datasets my-shop --trials 30",
+    ),
+    Command(
+        "register",
+        "put a run's model into the registry, as a new version and the challenger",
+        register,
+        (
+            argument("run", metavar="RUN", nargs="?", default="", help="a run's id or its unique name"),
+            argument("--best-of", default="", metavar="SWEEP", help="instead of RUN: the sweep's best on validation"),
+            argument("--name", default="", help="of the registered model, by default the data set's"),
+        ),
+        example="symcere register my-shop-symcere-3f2a --name my-shop",
+    ),
+    Command(
+        "promote",
+        "make the challenger champion, if the paired test over users says that it is better",
+        promote,
+        (
+            argument("name", metavar="NAME", help="of the registered model"),
+            argument("--metric", default="ndcg_at_10", help="what is compared (default ndcg_at_10)"),
+            argument("--force", action="store_true", help="promote whatever the test says; the tag says so"),
+        ),
+    ),
+    Command(
+        "score",
+        "recommendations for every row of Parquet files, over Ray Data",
+        score,
+        (
+            argument("model", metavar="MODEL", help="a registered model (NAME, NAME@alias, NAME/3) or a run"),
+            argument(
+                "--input", type=Path, required=True, metavar="FILE", help="Parquet: user_id, review_text, liked_items"
+            ),
+            argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the answers, as Parquet"),
+            argument("-k", type=_count, default=10, help="how many items (default 10)"),
+            argument("--candidates", metavar="FILE", help="only these items: one id on each line"),
+            argument("--exclude", metavar="FILE", help="never these items: one id on each line"),
+            argument("--popularity-weight", type=float, metavar="W", help="weight of the popularity term"),
+            argument("--seen", dest="exclude_seen", action="store_false", help="also what a user has reviewed"),
+            argument("--why", action="store_true", help="with the phrases of reviews that say why"),
+            argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one for each two CPUs"),
+            argument("--batch-size", type=_count, default=4096, metavar="N", help="rows at a time (default 4096)"),
+        ),
+        example="symcere score my-shop@champion --input users.parquet --out scored",
     ),
     Command("baselines", "list the named methods for `train --baseline`", baselines),
     Command("ls", "list what is stored, how large, and what depends on it", ls, show=_show_stored),
