@@ -4,7 +4,8 @@ Rows ask, the answer has one row for each, in their order. Every column is optio
 
     user_id, review_text, liked_items, candidates, exclude, k, exclude_seen, popularity_weight, why
 
-Parameters of the same names (but the first three) hold for the rows that say nothing themselves.
+Parameters of the same names (but the first three) hold for the rows that say nothing themselves; MLflow wants numbers
+and truth values in every row of a column or in none.
 See :class:`symcere.serving.Request` for what they mean, and :mod:`symcere.serving.service` for what happens to a user
 who is not known.
 """
@@ -66,8 +67,8 @@ def _missing(value: Any) -> bool:
 
 def _value(name: str, value: Any) -> Any:
     if name in ("liked_items", "candidates", "exclude"):
-        if isinstance(value, str):
-            raise _refused(f"{name} must be a list of item ids, not the text '{value}'.")
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise _refused(f"{name} must be a list of item ids, not {value!r}.")
         return tuple(str(item) for item in value)
     if name == "k":
         if float(value) != int(value):

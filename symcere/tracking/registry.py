@@ -129,15 +129,16 @@ def signature(service: Service) -> Any:
     """Input, output and parameters of the model, for MLflow."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import AnyType, Array
 
     text, ids = DataType.string, Array(DataType.string)
+    any_list = AnyType()  # of strings; as an array no row could leave it out that another one has
     asked: list[tuple[str, Any]] = [
         ("user_id", text),
         ("review_text", text),
-        ("liked_items", ids),
-        ("candidates", ids),
-        ("exclude", ids),
+        ("liked_items", any_list),
+        ("candidates", any_list),
+        ("exclude", any_list),
         ("k", DataType.long),
         ("exclude_seen", DataType.boolean),
         ("popularity_weight", DataType.double),
