@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import platform
 import secrets
@@ -17,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from symcere.distributed.pool import pool
 from symcere.errors import UserError
 from symcere.tracking import mask
 
@@ -163,23 +163,13 @@ def survey(address: str, storage: str = "", mlflow: str = "", seconds: float = 1
         seconds: to wait for all answers.
 
     Raises:
-        UserError: no such cluster, or a node does not answer.
+        UserError: no cluster answers, or one of its nodes does not.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ours = not ray.is_initialized()
-    if ours:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:
-            raise UserError(
-                f"No Ray cluster answers at {mask(address)} ({mask(' '.join(str(error).split())[:200])}). On the head "
-                "it is `auto`; from elsewhere run `symcere submit doctor --cluster FILE`, which asks from inside."
-            ) from error
-    try:
+    with pool(address):
         alive = [node for node in ray.nodes() if node["Alive"]]
-
         remote: Any = ray.remote(num_cpus=0)(Probe)
         probes: list[Any] = [
             remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
@@ -190,15 +180,7 @@ def survey(address: str, storage: str = "", mlflow: str = "", seconds: float = 1
             clocks = [_skew(partial(_now, probe, seconds)) for probe in probes]
             troubles: list[dict[str, str]] = [{} for _ in probes]
             if storage:
-                folder = f"{storage.rstrip('/')}/.doctor-{secrets.token_hex(4)}"
-                marks: list[str] = []
-                for number, probe in enumerate(probes):  # one after the other: each reads what those before it wrote
-                    why = ray.get(probe.write.remote(folder, f"node-{number}", marks), timeout=seconds)
-                    if why:
-                        troubles[number]["storage"] = why
-                    else:
-                        marks.append(f"node-{number}")
-                ray.get([probe.remove.remote(folder) for probe in probes], timeout=seconds)
+                _ask_for_storage(probes, storage, troubles, seconds)
             if mlflow:
                 reasons = ray.get([probe.mlflow.remote(mlflow) for probe in probes], timeout=seconds)
                 for found, why in zip(troubles, reasons, strict=True):
@@ -209,22 +191,35 @@ def survey(address: str, storage: str = "", mlflow: str = "", seconds: float = 1
                 f"A node of the Ray cluster does not answer: {' '.join(str(error).split())[:300]} `ray status` shows "
                 "the nodes; is the same Python with the same packages installed on each?"
             ) from error
-        for probe in probes:
-            ray.kill(probe)
-        return [
-            Node(
-                address=node["NodeManagerAddress"],
-                gpus=int(node["Resources"].get("GPU", 0)),
-                skew=skew,
-                uncertain=uncertain,
-                troubles=trouble,
-                **fact,
-            )
-            for node, fact, (skew, uncertain), trouble in zip(alive, told, clocks, troubles, strict=True)
-        ]
-    finally:
-        if ours:
-            ray.shutdown()
+        finally:
+            for probe in probes:
+                ray.kill(probe)
+    return [
+        Node(
+            address=node["NodeManagerAddress"],
+            gpus=int(node["Resources"].get("GPU", 0)),
+            skew=skew,
+            uncertain=uncertain,
+            troubles=trouble,
+            **fact,
+        )
+        for node, fact, (skew, uncertain), trouble in zip(alive, told, clocks, troubles, strict=True)
+    ]
+
+
+def _ask_for_storage(probes: list[Any], storage: str, troubles: list[dict[str, str]], seconds: float) -> None:
+    """One node after the other writes a file and reads those that the nodes before it wrote."""
+    import ray
+
+    folder = f"{storage.rstrip('/')}/.doctor-{secrets.token_hex(4)}"
+    marks: list[str] = []
+    for number, probe in enumerate(probes):
+        why = ray.get(probe.write.remote(folder, f"node-{number}", marks), timeout=seconds)
+        if why:
+            troubles[number]["storage"] = why
+        else:
+            marks.append(f"node-{number}")
+    ray.get([probe.remove.remote(folder) for probe in probes], timeout=seconds)
 
 
 def _now(probe: Any, seconds: float) -> float:

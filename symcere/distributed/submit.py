@@ -147,8 +147,10 @@ def _left_behind(words: Sequence[str], folder: Path, packed: Sequence[Path]) -> 
     """Words of the command that name something here which will not be there."""
     there = {*packed, *(parent for path in packed for parent in path.parents)}
     notes = []
-    for word in words:
+    for word, before in zip(words, ["", *words], strict=False):
         name = word.partition("=")[2] if word.startswith("--") else word
+        if "--storage" in (before, word.partition("=")[0]):  # shared by all: it is meant to be there
+            continue
         path = folder / name
         if name and len(name) < 1000 and path.exists():
             here = path.relative_to(folder) if path.is_relative_to(folder) else path
@@ -271,7 +273,8 @@ def _client(address: str) -> JobSubmissionClient:
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # how packages are made is no news
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "ray"]:
+        logging.getLogger(name).setLevel(logging.ERROR)  # how packages are made is no news
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # ~/.ray/auth_token, as Ray's own commands do
     try:
         client = JobSubmissionClient(address)
