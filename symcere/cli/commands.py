@@ -338,7 +338,17 @@ def sweep(args: Namespace) -> Any:
 def ls(args: Namespace) -> Any:
     from symcere import steps
 
-    return steps.ls()
+    if args.json:
+        return steps.ls()
+    return [
+        {"name": s.name, "size": s.size, "used by": _first(s.used_by), "path": s.path} for s in steps.ls()
+    ] or "Nothing is stored yet."
+
+
+def _first(names: list[str], most: int = 2) -> str:
+    """As many names as a line holds."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _show_stored(stored: Any) -> None:
