@@ -338,24 +338,18 @@ def sweep(args: Namespace) -> Any:
 def ls(args: Namespace) -> Any:
     from symcere import steps
 
-    if args.json:
-        return steps.ls()
-    return [
-        {"name": s.name, "size": s.size, "used by": _first(s.used_by), "path": s.path} for s in steps.ls()
-    ] or "Nothing is stored yet."
-
-
-def _first(names: list[str], most: int = 2) -> str:
-    """As many names as a line holds."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    return steps.ls()
 
 
 def _show_stored(stored: Any) -> None:
     found = console.plain(stored)
     if not found:
         print("Nothing is stored yet.")
-    console.show([{**record, "size": console.human_bytes(record["size"])} for record in found])
+    for record in found:
+        record["size"] = console.human_bytes(record["size"])
+        if len(record.get("used_by", ())) > 2:  # a line holds no more
+            record["used_by"] = [*record["used_by"][:2], f"and {len(record['used_by']) - 2} more"]
+    console.show(found)
 
 
 def rm(args: Namespace) -> Any:
