@@ -111,6 +111,8 @@ def score(folder: Path, source: Path, out: Path, asked: Request, workers: int, b
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        context.execution_options.preserve_order = True  # rows without a user_id are told apart by their place alone
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         cpus = int(ray.cluster_resources().get("CPU", 1))
         # Reading and writing need a CPU too.
         workers = min(workers or max(1, cpus // 2), max(1, math.ceil(rows / batch_size)))

@@ -280,6 +280,7 @@ def evaluate(
     popularity_weights: Sequence[float] = (),
     settings: Settings | None = None,
     out: Path | None = None,
+    cold: bool = False,
 ) -> dict[str, Any]:
     """All-ranking metrics of a run's best model, and what each weight of the popularity term trades.
 
@@ -287,6 +288,7 @@ def evaluate(
         popularity_weights: evaluate each of these too, and draw the trade-off.
         settings: of the experiment's ``evaluate`` part, ``{"evaluate.ks": "1,10"}``.
         out: folder of the trade-off's picture, by default the run's.
+        cold: also train anew without a tenth of the users and items, and rank those from their texts alone.
     """
     from symcere.evaluation import Evaluator, trade_off
     from symcere.plots import popularity_trade_off, save
@@ -316,8 +318,14 @@ def evaluate(
         figure = popularity_trade_off(*(np.array([row[key] for row in rows]) for key in rows[0]))
         told["popularity_weights"] = rows
         told["figure"] = save(figure, (out or restored.path.parent) / "popularity_trade_off.png")
-    if result.notes:
-        told["notes"] = list(result.notes)
+    told["notes"] = list(result.notes)
+    if cold:
+        from symcere.serving.cold import cold_start
+
+        if restored.embeddings is None:
+            raise UserError(f"Cold start is measured on models that read text, and {restored.name} reads none.")
+        found = cold_start(restored.corpus, restored.embeddings, restored.fitted.checkpoint.experiment)
+        told |= {**found, "notes": told["notes"] + found["notes"]}
     return told
 
 

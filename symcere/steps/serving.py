@@ -311,11 +311,14 @@ def _stored_service(model: str) -> Iterator[Path]:
         yield Path(model)
         return
     try:
-        run = None if model.startswith("models:/") else tracking.find_run(model)
-    except UserError:
-        run = None
-    if run is None:
-        yield registry.fetch(registry.version(model))
+        found = registry.version(model)
+    except UserError as unknown:
+        try:
+            tracking.find_run(model)
+        except UserError:
+            raise unknown from None
+    else:
+        yield registry.fetch(found)
         return
     with tempfile.TemporaryDirectory() as folder:
         restored = restore(model)
