@@ -197,7 +197,12 @@ def evaluate(args: Namespace) -> Any:
 
     settings = _settings(args, "evaluate")
     return steps.evaluate(
-        args.run, split=args.split, popularity_weights=args.popularity_weights, settings=settings, out=args.out
+        args.run,
+        split=args.split,
+        popularity_weights=args.popularity_weights,
+        settings=settings,
+        out=args.out,
+        cold=args.cold,
     )
 
 
@@ -489,6 +494,11 @@ COMMANDS = (
                 help="measure each weight of the popularity term in scoring, and plot the trade-off",
             ),
             argument("--out", type=Path, metavar="DIR", help="folder for the plot, by default the run's own"),
+            argument(
+                "--cold",
+                action="store_true",
+                help="train anew without a tenth of users and items, and rank those from their texts alone",
+            ),
         ),
         parts=("evaluate",),
     ),
