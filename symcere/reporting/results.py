@@ -175,6 +175,11 @@ class Results:
             shares.append(values.get(method, 0.0) / best if best else 0.0)
         return float(np.mean(shares)) if shares else 0.0
 
+    def deterministic(self, dataset: str, method: str) -> bool:
+        """Whether a method's final models are closed forms, which no seed changes."""
+        runs = self.finals.get((dataset, method), [])
+        return bool(runs) and all(r.params.get("closed_form.kind", "none") != "none" for r in runs)
+
     # ------------------------------------------------------------ comparisons
 
     @functools.cache  # noqa: B019 - lives as long as one report
@@ -201,19 +206,21 @@ class Results:
         ours, theirs = self.score(dataset, self.focus, metric), self.score(dataset, other, metric)
         if ours is None or theirs is None:
             return None
-        a, b = self.per_user(dataset, self.focus), self.per_user(dataset, other)
-        comparison, missing = self._paired(a, b, metric)
+        comparison, missing = self._paired(dataset, other, metric)
         return Gain(dataset, other, ours.mean, theirs.mean, comparison, missing)
 
-    @staticmethod
-    def _paired(a: dict, b: dict, metric: str) -> tuple[Comparison | None, str]:
+    def _paired(self, dataset: str, other: str, metric: str) -> tuple[Comparison | None, str]:
+        """The comparison over common seeds (a method without randomness stands against each of the other's), or why
+        there is none."""
+        a, b = self.per_user(dataset, self.focus), self.per_user(dataset, other)
         if not a or not b:
             return None, "no per-user metrics were stored"
-        seeds = [seed for seed in a if seed in b]
-        if not seeds and 1 not in (len(a), len(b)):
+        fixed_a, fixed_b = (self.deterministic(dataset, m) for m in (self.focus, other))
+        common = [seed for seed in a if seed in b]
+        one = list(a)[:1] if fixed_a else list(a) if fixed_b else common
+        two = list(b)[:1] if fixed_b else list(b) if fixed_a else common
+        if not one or not two:
             return None, "the two methods have no seed in common"
-        one = list(a)[:1] if len(a) == 1 else seeds or list(a)
-        two = list(b)[:1] if len(b) == 1 else seeds or list(b)
         tables = [*(a[s] for s in one), *(b[s] for s in two)]
         if any(metric not in t for t in tables):
             return None, f"{metric} of each user was not stored"

@@ -1,14 +1,13 @@
 """A sweep's runs as they stand in a store, with numbers whose truth is known; nothing is trained."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from symcere import tracking
@@ -48,7 +47,7 @@ def _run(sweep, dataset, method, role, experiment, metrics, status="FINISHED", e
     return tracking.Tracker(store, run_id, name, "")
 
 
-def _epochs(best: float, rng: np.random.Generator, epochs: int = 12) -> list[Any]:
+def _epochs(best: float, rng: np.random.Generator, epochs: int = 6) -> list[Any]:
     """A rise to ``best`` and a fall after it: the last value, which MLflow calls the metric's, is not the best."""
     top = epochs - 3
     found = []
@@ -62,8 +61,8 @@ def make_sweep(
     name: str = "losses",
     datasets: tuple[str, ...] = ("hotels", "instruments", "magazines"),
     methods: tuple[str, ...] = ("popularity", "lightgcn", "symcere"),
-    seeds: int = 3,
-    trials: int = 12,
+    seeds: int = 2,
+    trials: int = 10,
     users: int = 200,
     items: int = 120,
     per_user: bool = True,
@@ -86,7 +85,10 @@ def make_sweep(
             for n in range(trials if method != "popularity" else 1):
                 tau = math.exp(rng.uniform(math.log(0.05), math.log(0.8))) if sampled else TAUS[n % len(TAUS)]
                 normalise, loss = ("l2", "none")[n % 2], ("sincere", "softmax", "bpr")[n % 3]
-                settings: dict[str, Any] = {"train.lr": 10 ** rng.uniform(-3.5, -2), "objective.reg": 10 ** rng.uniform(-5, -1)}
+                settings: dict[str, Any] = {
+                    "train.lr": 10 ** rng.uniform(-3.5, -2),
+                    "objective.reg": 10 ** rng.uniform(-5, -1),
+                }
                 value = level * strength * (0.97 + 0.03 * rng.random())
                 if text:
                     settings |= {
@@ -103,7 +105,11 @@ def make_sweep(
             for seed in range(seeds if method != "popularity" else 1):
                 luck = 1 + 0.01 * rng.standard_normal()
                 ndcg = np.clip(level * strength * luck * difficulty + 0.01 * rng.standard_normal(users), 0, 1)
-                table = {"user": [f"u{u:04}" for u in range(users)], "ndcg_at_10": ndcg, "recall_at_10": np.clip(2 * ndcg, 0, 1)}
+                table = {
+                    "user": [f"u{u:04}" for u in range(users)],
+                    "ndcg_at_10": ndcg,
+                    "recall_at_10": np.clip(2 * ndcg, 0, 1),
+                }
                 test = {
                     "test_ndcg_at_10": ndcg.mean(),
                     "test_recall_at_10": table["recall_at_10"].mean(),
@@ -126,12 +132,33 @@ def make_sweep(
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory) -> Path:
-    """A home whose store holds the sweep ``losses``: three data sets, three methods, three seeds."""
+def _empty_store(tmp_path_factory) -> Path:
+    """A store without a run: making its tables takes longer than most tests."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    tracking.client(f"sqlite:///{path}")
+    return path
+
+
+def _use(home: Path, empty: Path, patch: pytest.MonkeyPatch) -> None:
+    home.mkdir()
+    shutil.copy(empty, home / "mlflow.db")
+    patch.setenv("SYMCERE_HOME", str(home))
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, _empty_store) -> Path:
+    """A home of its own, its store empty."""
+    _use(tmp_path / "home", _empty_store, monkeypatch)
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory, _empty_store) -> Path:
+    """A home whose store holds the sweep ``losses``: three data sets, three methods, two seeds."""
     folder = tmp_path_factory.mktemp("store") / "home"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SYMCERE_HOME", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        _use(folder, _empty_store, patch)
         make_sweep()
     return folder
 

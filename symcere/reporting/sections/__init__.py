@@ -145,8 +145,8 @@ def _gaps(sweep: Sweep, results: Results) -> list[str]:
         fewer = [
             f"{m} on {d} ({n})"
             for (d, m), n in counts.items()
-            if n < max(counts.values()) and results.finals[d, m][0].params.get("closed_form.kind", "none") == "none"
-        ]  # a closed form has no seed
+            if n < max(counts.values()) and not results.deterministic(d, m)
+        ]
         if fewer:
             gaps.append(f"Fewer than {max(counts.values())} seeds: {listed(sorted(fewer))}.")
     short = sorted({f"{r.method} on {r.dataset}" for r in sweep.finals if f"test_{NDCG}" not in r.metrics})
