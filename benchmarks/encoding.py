@@ -10,7 +10,7 @@ embeddings. ``--profile`` prints where our time goes, ``--ours`` measures our ra
 What profiles of MiniLM showed on one thread with AVX512-bf16, 256 tokens, and what was done: PyTorch's fused attention
 took 36 % of the time at a tenth of the rate of the matrix products (plain products with exp and a late division: 20 %),
 linear layers packed their weights in each call (packed once: 15 % less time in them), GELU was a pass of its own
-(fused). Two thirds of the time are now linear layers at the processor's bf16 rate; padding is under 1 % of the tokens in
+(fused). Two thirds of the time are now linear layers at the processor's bf16 rate; padding is under 1 % of tokens in
 a full window, tokenising 2 % of the time. Ratio 3.7 to 4.2, median 4.0, on a machine shared with other work.
 
 On the GPU (``--device cuda``) the share of the card's bf16 peak is given too (``--peak`` in TFLOP/s).
