@@ -25,7 +25,6 @@ from symcere.config.sweep import Stopping
 from symcere.distributed import trial as trials
 from symcere.distributed.studies import Standing, Study
 from symcere.distributed.trial import Outcome, Spec, read_outcome, write
-from symcere.errors import UserError
 
 VALUE, EPOCH = "value", "epoch"
 RESTARTS = 3
@@ -208,7 +207,7 @@ def search(
     on_end: OnEnd = lambda spec, outcome: None,
     on_change: Callable[[list[Standing]], None] = lambda standings: None,
 ) -> Literal["finished", "time", "stopped"]:
-    """Runs the trials that are left, over all studies, in the Ray that is running (:func:`pool`).
+    """Runs the trials that are left, over all studies, in the Ray that is running (:func:`symcere.distributed.pool.pool`).
 
     Args:
         cpu: cores of a trial.
@@ -291,38 +290,6 @@ def each(
     finally:
         for reference in left:
             ray.cancel(reference, force=True)
-
-
-@contextlib.contextmanager
-def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
-    """A Ray to run in: the one that is running already, the cluster at ``address``, or one of this machine alone.
-
-    Yields:
-        its resources, ``{"CPU": 2.0, "GPU": 1.0, …}``.
-
-    Raises:
-        UserError: no cluster answers at the address.
-    """
-    import ray
-
-    ours = not ray.is_initialized()
-    if ours:
-        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-        try:
-            if address:
-                ray.init(address=address, **quiet)
-            else:
-                ray.init(address="local", num_cpus=cpus or None, include_dashboard=False, **quiet)
-        except Exception as error:
-            raise UserError(
-                f"Cannot {'reach Ray at ' + address if address else 'start Ray'}: {' '.join(str(error).split())[:300]}"
-            ) from error
-    try:
-        yield ray.cluster_resources()
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -89,9 +89,13 @@ def sweep(
     from symcere import tracking
     from symcere.distributed import sweep as distributed
 
-    declared, folder, seeds, name = _begin(file, resume, name, trials, seeds, datasets, methods)
+    declared, plan, name = _begin(file, resume, name, trials, seeds, datasets, methods)
+    folder, seeds = home() / "sweeps" / name, plan["seeds"]
     ready = _ready(declared, progress)
-    with _Lock(folder), distributed.pool(address) as resources, ExitStack() as runs:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sweep.yaml").write_text(declared.text, encoding="utf-8")
+    (folder / "plan.json").write_text(json.dumps(plan))
+    with _Lock(folder), pool(address) as resources, ExitStack() as runs:
         studies, memory = _studies(declared, ready, folder, resources)
         parents = {one.corpus.name: runs.enter_context(_parent(name, declared, one)) for one in ready}
         with _Recorder(name, declared, ready, parents, studies) as recorder:
@@ -138,36 +142,30 @@ def _begin(
     seeds: int | None,
     datasets: Sequence[str],
     methods: Sequence[str],
-) -> tuple[Declared, Path, int, str]:
-    """The sweep as it is to run, with its folder, which remembers what was asked for."""
+) -> tuple[Declared, dict[str, Any], str]:
+    """The sweep as it is to run, what was asked for beside its file, and its name."""
     if bool(file) == bool(resume):
         raise UserError("Give the file of a sweep, or --resume NAME to go on with one.")
     known = sorted(p.parent.name for p in (home() / "sweeps").glob("*/plan.json"))
+    plan: dict[str, Any] = {"trials": 0, "datasets": [], "methods": [], "seeds": None}
     if resume:
         if resume not in known:
             raise UserError(f"There is no sweep '{resume}' in {home() / 'sweeps'}. {nearest(resume, known)}")
-        folder = home() / "sweeps" / resume
-        plan = json.loads((folder / "plan.json").read_text())
-        plan |= {"trials": trials or plan["trials"], "datasets": list(datasets) or plan["datasets"]}
-        plan |= {"methods": list(methods) or plan["methods"], "seeds": plan["seeds"] if seeds is None else seeds}
-        name = resume
+        plan = json.loads((home() / "sweeps" / resume / "plan.json").read_text())
+        declared, name = load(home() / "sweeps" / resume / "sweep.yaml"), resume
     else:
         declared = load(file)
         name = name or declared.name
-        folder = home() / "sweeps" / name
         if name in known:
             raise UserError(
                 f"There is a sweep '{name}' already. `symcere sweep --resume {name}` goes on with it, --name starts "
                 "another one."
             )
-        plan = {"trials": trials, "datasets": list(datasets), "methods": list(methods)}
-        plan |= {"seeds": declared.sweep.seeds if seeds is None else seeds}
-        declared.only(methods, datasets, trials)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "sweep.yaml").write_text(declared.text, encoding="utf-8")
-    (folder / "plan.json").write_text(json.dumps(plan))
-    declared = load(folder / "sweep.yaml").only(plan["methods"], plan["datasets"], plan["trials"])
-    return declared, folder, plan["seeds"], name
+    asked = {"trials": trials, "datasets": list(datasets), "methods": list(methods)}
+    plan |= {key: value for key, value in asked.items() if value}
+    if seeds is not None or plan["seeds"] is None:
+        plan["seeds"] = declared.sweep.seeds if seeds is None else seeds
+    return declared.only(plan["methods"], plan["datasets"], plan["trials"]), plan, name
 
 
 def _ready(declared: Declared, progress: Progress) -> list[Ready]:
