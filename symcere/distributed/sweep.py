@@ -207,7 +207,7 @@ def search(
     on_end: OnEnd = lambda spec, outcome: None,
     on_change: Callable[[list[Standing]], None] = lambda standings: None,
 ) -> Literal["finished", "time", "stopped"]:
-    """Runs the trials that are left, over all studies, in the Ray that is running (:func:`symcere.distributed.pool.pool`).
+    """Runs the trials that are left, over all studies, in the Ray that is running.
 
     Args:
         cpu: cores of a trial.

@@ -88,6 +88,7 @@ def sweep(
     """
     from symcere import tracking
     from symcere.distributed import sweep as distributed
+    from symcere.distributed.pool import pool
 
     declared, plan, name = _begin(file, resume, name, trials, seeds, datasets, methods)
     folder, seeds = home() / "sweeps" / name, plan["seeds"]
