@@ -310,6 +310,7 @@ def open_storage(url: str, folder: Path) -> Any:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"Cannot use Optuna's storage {mask(url)}: {mask(reason)}") from error
     path = folder / "optuna.journal"
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "optuna.journal.lock").unlink(missing_ok=True)
     if path.exists():  # a line that was being written when the power failed would make all later ones unreadable
         with path.open("rb+") as file:

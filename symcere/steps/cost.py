@@ -144,7 +144,7 @@ def plan(
         "trials": sum(s.trials for s in declared.searches) * len(sweep.datasets),
         "final models": sum(r.get("final models", 0) for r in rows),
         "at once": int(at_once),
-        "hours": round(total, 2) if len(unknown) < len(rows) else None,
+        "hours": total if len(unknown) < len(rows) else None,
         "table": rows,
         "missing": missing,
         "notes": [

@@ -1,0 +1,567 @@
+"""Studies side by side, what a restart finds, and whole sweeps over real Ray."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from symcere.config import Experiment
+from symcere.config.space import read_space
+from symcere.config.sweep import Sampler, Search, Stopping
+from symcere.data.corpus import Corpus, Entries
+from symcere.distributed import studies as of_studies
+from symcere.distributed import trial as trials
+from symcere.distributed.studies import Study, open_storage, open_study
+from symcere.distributed.trial import Outcome, Spec, read_outcome, write
+from symcere.errors import UserError
+from symcere.training import fit
+
+SPACE = {"train.lr": {"loguniform": [1e-4, 1e-1]}, "model.layers": {"int": [1, 3]}}
+
+
+def make_corpus(path: Path, name: str, seed: int, users: int = 40, items: int = 20) -> Corpus:
+    """Users who mostly pick every second item."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[tuple[int, int]]] = {"train": [], "val": [], "test": []}
+    for user in range(users):
+        weights = np.where(np.arange(items) % 2 == user % 2, 4.0, 1.0)
+        for n, item in enumerate(rng.choice(items, size=7, replace=False, p=weights / weights.sum())):
+            rows[("val", "test", "train")[min(n, 2)]].append((user, int(item)))
+    ids = {"user_ids": [f"u{n:03}" for n in range(users)], "item_ids": [f"i{n:03}" for n in range(items)]}
+    splits = {
+        split: Entries(*np.array(sorted(found)).T, texts=[f"word{i} for {u}" for u, i in sorted(found)])
+        for split, found in rows.items()
+    }
+    return Corpus.write(
+        path, name=name, settings=dataclasses.asdict(Experiment().data) | {"dataset": name}, **ids, **splits
+    )
+
+
+def search(space: dict | None = None, trials: int = 6, method: str = "lightgcn", **settings) -> Search:
+    base = Experiment().replace({"model.features": "id", "train.epochs": 30}, settings)
+    found = read_space(SPACE if space is None else space, ())
+    return Search(method, base, found, [found.nearest_point(base.flat())], trials)
+
+
+def study(folder: Path, dataset: str = "hotels", searched: Search | None = None, kind: str = "tpe", **more) -> Study:
+    found = searched or search()
+    optimiser = open_study(open_storage("", folder), f"{dataset}/{found.method}", Sampler(kind=kind))
+    return Study(dataset, folder / "corpus", found, {}, folder / "trials", optimiser, lambda epochs: [2, 6, 18], **more)
+
+
+def done(value: float, status: str = "finished") -> Outcome:
+    now = time.time()
+    history = [{"epoch": n, "val_ndcg_at_10": value * n / 20} for n in range(1, 21)]
+    return Outcome(status, value, 20, 20, history=history, started=now, ended=now, seconds=1.0)
+
+
+def finish(one: Study, spec: Spec, value: float) -> None:
+    write(one.folder / spec.id / "outcome.json", done(value))
+    one.end(spec.id, done(value))
+
+
+# ---------------------------------------------------------------- one study
+
+
+def test_a_study_starts_with_the_published_setting_and_ends_with_its_budget(tmp_path):
+    one = study(tmp_path)
+    seen = []
+    while (spec := one.next()) is not None:
+        seen.append(spec)
+        finish(one, spec, spec.experiment["train"]["lr"])
+    assert len(seen) == 6
+    assert one.finished
+    base = one.search.base
+    assert seen[0].values == {"train.lr": base.train.lr, "model.layers": base.model.layers}
+    assert len({s.model for s in seen}) == 6
+    assert one.best()[1].value == max(s.experiment["train"]["lr"] for s in seen)
+    complete = [t for t in one.optimiser.trials if t.state.name == "COMPLETE"]
+    assert sorted(t.value for t in complete) == sorted(o.value for o in one.done.values())
+
+
+def test_settings_that_are_the_same_model_are_tried_once(tmp_path):
+    # bpr does not ask for candidates or a reduction, and supcon has but two of the three reductions
+    space = {
+        "objective.ranking.loss": ["bpr", "supcon"],
+        "objective.ranking.reduction": ["pair", "anchor", "history"],
+        "objective.ranking.candidates": ["batch", "all"],
+    }
+    for kind in ("tpe", "random"):
+        one = study(tmp_path / kind, searched=search(space, trials=12), kind=kind)
+        while (spec := one.next()) is not None:
+            finish(one, spec, 0.1 * len(one.specs))
+        models = {s.model for s in one.specs.values()}
+        assert len(models) == len(one.specs) == 5
+        assert one.finished
+        assert one.total == 5
+
+
+def test_a_method_without_parameters_is_one_trial(tmp_path):
+    one = study(tmp_path, searched=search({}, trials=10))
+    finish(one, one.next(), 0.5)
+    assert one.next() is None
+    assert one.finished
+    assert one.total == 1
+
+
+def test_an_impossible_combination_counts_as_a_failed_trial(tmp_path):
+    space = {"model.layers": [0, 1], "model.skip_input": [True, False]}
+    one = study(tmp_path, searched=search(space, trials=4), kind="random")
+    while (spec := one.next()) is not None:
+        finish(one, spec, 0.5)
+    failed = [o for o in one.done.values() if o.status == "failed"]
+    assert len(failed) == 1 or len(one.done) < 4  # random draws may repeat what was possible
+    assert all("skip_input leaves nothing" in o.reason for o in failed)
+    assert all(o.value is None for o in failed)
+
+
+def test_the_search_learns_within_its_study(tmp_path):
+    """Best far from the start: tpe finds it more closely than the start, and only by what it was told."""
+    space = {"train.lr": {"loguniform": [1e-4, 1]}}
+    one = study(tmp_path, searched=search(space, trials=40))
+    while (spec := one.next()) is not None:
+        finish(one, spec, 1 - abs(np.log10(spec.experiment["train"]["lr"]) + 1) / 4)
+    late = [spec.experiment["train"]["lr"] for spec in one.specs.values() if spec.number >= 20]
+    assert np.median(np.abs(np.log10(late) + 1)) < 0.5
+
+
+# ---------------------------------------------------------------- after a kill
+
+
+def test_a_restart_keeps_what_is_done_and_goes_on_with_the_rest(tmp_path):
+    one = study(tmp_path)
+    first, second, third, fourth = (one.next() for _ in range(4))
+    finish(one, first, 0.4)
+    write(one.folder / second.id / "outcome.json", done(0.7))  # ended, but nobody was told
+    running = done(0.2)
+    running.status = "running"
+    write(one.folder / third.id / "outcome.json", running)
+    with (tmp_path / "optuna.journal").open("ab") as file:  # the power failed in the middle of a line
+        file.write(b'{"op_code": 5, "tri')
+
+    again = study(tmp_path)
+    states = [t.state.name for t in again.optimiser.trials]
+    assert states == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+    assert set(again.done) == {first.id, second.id}
+    assert again.best()[0].id == second.id
+    assert [again.next().id, again.next().id] == [third.id, fourth.id]
+    assert again.optimiser.trials[4].params == third.values
+    fresh = again.next()
+    assert fresh.number == 4
+    assert fresh.model not in {s.model for s in (first, second, third, fourth)}
+    again.end(third.id, done(0.3))
+    assert again.optimiser.trials[4].value == 0.3
+
+
+def test_results_outlive_the_loss_of_optunas_storage(tmp_path):
+    one = study(tmp_path)
+    for value in (0.1, 0.3, 0.2):
+        finish(one, one.next(), value)
+    (tmp_path / "optuna.journal").unlink()
+    again = study(tmp_path)
+    assert [t.value for t in again.optimiser.trials] == [0.1, 0.3, 0.2]
+    assert again.next().number == 3
+
+
+def test_a_stale_lock_of_the_journal_is_no_obstacle(tmp_path):
+    study(tmp_path)
+    os.symlink(tmp_path / "optuna.journal", tmp_path / "optuna.journal.lock")
+    start = time.monotonic()
+    assert study(tmp_path).next() is not None
+    assert time.monotonic() - start < 10
+
+
+def test_other_first_points_after_a_restart(tmp_path):
+    """The sampler's seed must not bring the same random points again."""
+    one = study(tmp_path, kind="random")
+    before = [one.next().values for _ in range(3)]
+    again = study(tmp_path, kind="random")
+    for _ in range(3):
+        again.next()
+    assert again.next().values not in before
+
+
+# ---------------------------------------------------------------- many studies
+
+
+def test_the_study_that_is_least_far_goes_next(tmp_path):
+    from symcere.distributed.sweep import Searcher
+
+    some = {s.name: s for s in (study(tmp_path, "a"), study(tmp_path, "b"), study(tmp_path, "c", search(trials=3)))}
+    searcher = Searcher(some)
+    order = [searcher.suggest(f"t{n}")["spec"]["dataset"] for n in range(15)]
+    assert order[:3] == ["a", "b", "c"]
+    counts = np.array([[order[:n].count(d) for d in "abc"] for n in range(1, 16)])
+    shares = counts / [6, 6, 3]
+    assert (shares.max(1) - shares.min(1) <= 1 / 3 + 1e-9).all()
+    assert searcher.suggest("t15") == searcher.FINISHED
+
+
+def test_each_study_is_told_of_its_own_trials_alone(tmp_path):
+    from symcere.distributed.sweep import Searcher
+
+    a, b = study(tmp_path, "a"), study(tmp_path, "b")
+    ended = []
+    searcher = Searcher(
+        {"a/lightgcn": a, "b/lightgcn": b},
+        lambda name: name.startswith("b"),
+        lambda s, o: ended.append((s.id, o.status)),
+    )
+    for n in range(4):
+        searcher.suggest(f"t{n}")
+    write(a.folder / "a/lightgcn/0000/outcome.json", done(0.9))
+    searcher.on_trial_complete("t0", {"value": 0.9})
+    half = done(0.4)
+    half.status = "running"
+    write(b.folder / "b/lightgcn/0000/outcome.json", half)
+    searcher.on_trial_complete("t1", {"value": 0.4})  # its scheduler stopped it: the best so far is its result
+    searcher.on_trial_complete("t2", None, error=True)  # its worker died
+    write(b.folder / "b/lightgcn/0001/outcome.json", half)
+    searcher.decided = lambda name: False
+    searcher.on_trial_complete("t3", {"value": 0.4})  # ended by Ctrl-C: no result
+    assert ended == [("a/lightgcn/0000", "finished"), ("b/lightgcn/0000", "stopped"), ("a/lightgcn/0001", "failed")]
+    assert [t.state.name for t in a.optimiser.trials] == ["COMPLETE", "FAIL"]
+    assert [(t.state.name, t.value) for t in b.optimiser.trials] == [("COMPLETE", 0.4), ("FAIL", None)]
+    assert "worker died" in a.done["a/lightgcn/0001"].reason
+    assert [s.id for s in b.waiting] == ["b/lightgcn/0001"]
+    assert not b.finished
+
+
+def reported(scheduler, dataset: str, name: str, epoch: int, value: float) -> str:
+    spec = {"id": name, "dataset": dataset, "method": "lightgcn"}
+    return scheduler.on_trial_result(None, SimpleNamespace(config={"spec": spec}), {"epoch": epoch, "value": value})
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_an_easy_data_set_does_not_stop_the_trials_of_a_hard_one(tmp_path, kind):
+    from symcere.distributed.sweep import Scheduler
+
+    some = [study(tmp_path, "easy"), study(tmp_path, "hard")]
+    scheduler = Scheduler(some, Stopping(kind=kind, grace=2, reduction=2))
+    for n in range(6):
+        assert reported(scheduler, "easy", f"easy/{n}", 2, 0.9 + n / 100) == "CONTINUE"
+    for n in range(6):  # all far below the easy ones, each better than the one before
+        assert reported(scheduler, "hard", f"hard/{n}", 2, 0.1 + n / 100) == "CONTINUE"
+    assert reported(scheduler, "hard", "hard/bad", 2, 0.05) == "STOP"
+    assert scheduler.decided("hard/bad")
+    assert reported(scheduler, "easy", "easy/bad", 2, 0.5) == "STOP"  # would be the best of the hard ones
+
+
+def test_stopping_remembers_over_a_restart(tmp_path):
+    from symcere.distributed.sweep import Scheduler
+
+    one = study(tmp_path)
+    for value in (0.5, 0.6, 0.7, 0.8):
+        finish(one, one.next(), value)
+    again = study(tmp_path)
+    scheduler = Scheduler([again], Stopping(kind="asha", grace=2, reduction=2))
+    assert reported(scheduler, "hotels", "hotels/lightgcn/0004", 2, 0.001) == "STOP"
+    # told a second time, after a worker died, nothing is decided anew
+    assert reported(scheduler, "hotels", "hotels/lightgcn/0005", 2, 0.5) == "CONTINUE"
+    assert reported(scheduler, "hotels", "hotels/lightgcn/0005", 2, 0.001) == "CONTINUE"
+
+
+# ---------------------------------------------------------------- one trial
+
+
+def trial_of(folder: Path, corpus: Corpus, **settings) -> Spec:
+    experiment = Experiment().replace({"data": corpus.settings, "model.features": "id", "model.dim": 8}, settings)
+    return Spec("t", corpus.name, "m", 0, str(corpus.path), "", experiment.to_dict(), {}, [2, 6, 18])
+
+
+def test_a_trial_reports_the_best_so_far_at_each_milestone(tmp_path, monkeypatch):
+    monkeypatch.setattr("symcere.distributed.trial.REPORT_EVERY", 1e9)
+    corpus = make_corpus(tmp_path / "corpus", "tiny", 0)
+    told = []
+    spec = trial_of(tmp_path, corpus, **{"train.epochs": 12, "train.lr": 0.05})
+    outcome = trials.run(spec, tmp_path / "t", lambda epoch, value: told.append((epoch, value)))
+    assert outcome == read_outcome(tmp_path / "t")
+    assert outcome.status == "finished"
+    values = [e["val_ndcg_at_10"] for e in outcome.history]
+    assert told == [(2, max(values[:2])), (6, max(values[:6]))]
+    assert outcome.value == max(values)
+    assert not (tmp_path / "t" / "checkpoint.pt").exists()
+
+
+def test_a_trial_goes_on_from_its_checkpoint_with_the_same_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr("symcere.distributed.trial.REPORT_EVERY", 0.0)
+    monkeypatch.setattr(sys.modules["symcere.training.fit"], "CHECKPOINT_EVERY", 0.0)
+    corpus = make_corpus(tmp_path / "corpus", "tiny", 0)
+    spec = trial_of(tmp_path, corpus, **{"train.epochs": 10, "train.lr": 0.05})
+    whole = trials.run(spec, tmp_path / "whole", lambda epoch, value: None)
+
+    def stop(epoch, value):
+        if epoch == 6:
+            raise SystemExit  # as Tune ends a trial
+
+    with pytest.raises(SystemExit):
+        trials.run(spec, tmp_path / "cut", stop)
+    left = read_outcome(tmp_path / "cut")
+    assert left.status == "running"
+    assert (left.epoch, left.value) == (6, whole.best_at(6))
+    told = []
+    rest = trials.run(spec, tmp_path / "cut", lambda epoch, value: told.append(epoch))
+    numbers = [[{k: v for k, v in e.items() if k != "epoch_seconds"} for e in o.history] for o in (whole, rest)]
+    assert numbers[0] == numbers[1]
+    assert told == list(range(1, 11))  # also what was reached before, for a scheduler that may have forgotten
+
+
+def test_a_failing_trial_says_why_and_raises_nothing(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", "tiny", 0)
+    spec = trial_of(tmp_path, corpus, **{"train.epochs": 3, "train.lr": 1e30, "model.normalise": "none"})
+    outcome = trials.run(spec, tmp_path / "t", lambda epoch, value: None)
+    assert outcome.status == "failed"
+    assert "The loss is not finite" in outcome.reason
+    assert "train.lr" in outcome.reason
+    spec = trial_of(tmp_path, corpus)
+    spec.corpus = str(tmp_path / "nowhere")
+    assert trials.run(spec, tmp_path / "u", lambda epoch, value: None).status == "failed"
+
+
+def test_a_closed_form_is_judged_on_validation(tmp_path):
+    from symcere.evaluation import Evaluator
+
+    corpus = make_corpus(tmp_path / "corpus", "tiny", 0)
+    outcome = trials.run(
+        trial_of(tmp_path, corpus, **{"closed_form.kind": "ease"}), tmp_path / "t", lambda epoch, value: None
+    )
+    scorer = fit(corpus, None, Experiment().replace({"closed_form.kind": "ease"})).scorer
+    assert outcome.value == Evaluator(corpus, "val", ks=(10,))(scorer).metrics["ndcg_at_10"]
+    assert outcome.status == "finished"
+
+
+# ---------------------------------------------------------------- whole sweeps, over real Ray
+
+SWEEP = """\
+datasets: [one, two]
+methods:
+  popularity: {}
+  lightgcn:
+    settings: {model.dim: 8}
+    space: {objective.reg: {loguniform: [1e-5, 0.5]}}
+space:
+  train.lr: {choice: [0.01, 0.03, 0.1], when: {closed_form.kind: none}}
+settings: {train.epochs: EPOCHS, train.patience: 1000}
+trials: TRIALS
+seeds: 2
+stopping: {grace: 3, reduction: 2}
+"""
+
+DRIVER = """
+import sys
+from symcere.steps.sweep import sweep
+file, resume = sys.argv[1:]
+told = sweep(file, resume=resume)
+print(told["trials"])
+"""
+
+
+@pytest.fixture
+def corpora(home) -> Path:
+    for number, name in enumerate(("one", "two")):
+        make_corpus(home / "corpora" / name, name, number)
+    return home
+
+
+def write_sweep(home: Path, epochs: int = 12, trials: int = 4) -> Path:
+    path = home / "tiny.yaml"
+    path.write_text(SWEEP.replace("EPOCHS", str(epochs)).replace("TRIALS", str(trials)))
+    return path
+
+
+def runs_of(role: str) -> list:
+    from symcere import tracking
+
+    return [run for run in tracking.list_runs("tiny") if run.tags["symcere.role"] == role]
+
+
+def check_records(trials: int = 10) -> None:
+    """Every trial once, nothing RUNNING, test figures in final models alone."""
+    from symcere import tracking
+
+    store = tracking.client()
+    assert {run.status for run in tracking.list_runs("tiny")} <= {"FINISHED", "FAILED", "KILLED"}
+    found = runs_of("trial")
+    names = [run.tags["symcere.trial"] for run in found]
+    assert len(names) == len(set(names)) == trials
+    parents = {run.id: run.tags["symcere.dataset"] for run in runs_of("dataset")}
+    assert sorted(parents.values()) == ["one", "two"]
+    for run in found:
+        assert parents[run.tags["mlflow.parentRunId"]] == run.tags["symcere.dataset"]
+        assert not any(name.startswith("test_") for name in run.metrics)
+        history = [m.value for m in store.get_metric_history(run.id, "val_ndcg_at_10")]
+        assert run.metrics["best_val_ndcg_at_10"] == max(history)
+        assert {"symcere.sweep", "symcere.sweep_file", "symcere.corpus", "symcere.experiment"} <= set(run.tags)
+    finals = [run for run in runs_of("final") if run.status == "FINISHED"]
+    chosen = sorted((r.tags["symcere.dataset"], r.tags["symcere.method"], r.params["train.seed"]) for r in finals)
+    assert chosen == [
+        (d, *rest) for d in ("one", "two") for rest in [("lightgcn", "1"), ("lightgcn", "2"), ("popularity", "1")]
+    ]
+    for run in finals:
+        best = max(
+            (t for t in found if all(t.tags[k] == run.tags[k] for k in ("symcere.dataset", "symcere.method"))),
+            key=lambda t: t.metrics["best_val_ndcg_at_10"],
+        )
+        assert run.params["objective.reg"] == best.params["objective.reg"]
+        assert "test_ndcg_at_10" in run.metrics
+        assert run.artifact("per_user.parquet").exists()
+
+
+def test_a_whole_sweep_over_two_data_sets(corpora):
+    from symcere.steps import plan, sweep
+
+    file = write_sweep(corpora)
+    planned = plan(file)
+    assert (planned["trials"], planned["final models"], planned["missing"]) == (16, 6, [])
+    assert planned["hours"] > 0
+    assert not (corpora / "sweeps").exists()
+
+    told = []
+    result = sweep(file, on_standing=told.append)
+    assert result["trials"] == 10  # popularity has nothing to tune
+    assert [(row["data set"], row["method"]) for row in result["table"]] == [
+        (d, m) for d in ("one", "two") for m in ("popularity", "lightgcn")
+    ]
+    assert all(0 < row["test NDCG@10"] <= 1 for row in result["table"])
+    assert told[-1] == [
+        {"data set": d, "method": m, "final models": n}
+        for d in ("one", "two")
+        for m, n in (("popularity", "1/1"), ("lightgcn", "2/2"))
+    ]
+    assert max(sum(record.get("running", 0) for record in records) for records in told) >= 1
+    check_records()
+    with pytest.raises(UserError, match="--resume tiny"):
+        sweep(file)
+
+    before = {path: path.stat().st_mtime_ns for path in (corpora / "sweeps").rglob("outcome.json")}
+    again = sweep(resume="tiny")  # all is there: nothing runs again
+    assert again["table"] == result["table"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    check_records()
+
+
+def test_what_is_missing_is_said_before_anything_starts(corpora):
+    from symcere.steps import plan, sweep
+
+    file = write_sweep(corpora)
+    file.write_text(file.read_text().replace("[one, two]", "[one, amazon-2014-musical-instruments, nowhere]"))
+    with pytest.raises(UserError, match=r"musical-instruments' is not prepared.*Unknown data set 'nowhere'"):
+        sweep(file)
+    planned = plan(file)
+    assert len(planned["missing"]) == 2
+    assert "symcere prepare" in planned["missing"][0]
+    with pytest.raises(UserError, match="no method 'lightgnc'"):
+        sweep(file, methods=("lightgnc",))
+    with pytest.raises(UserError, match="There is no sweep 'tine'"):
+        sweep(resume="tine")
+
+
+# ---------------------------------------------------------------- kills
+
+
+def drive(home: Path, *words: str) -> subprocess.Popen:
+    environment = {**os.environ, "SYMCERE_HOME": str(home)}
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def outcomes(home: Path) -> dict[str, dict]:
+    found = {}
+    for path in (home / "sweeps" / "tiny" / "trials").rglob("outcome.json"):
+        found[str(path.parent)] = json.loads(path.read_text())
+    return found
+
+
+def ended(home: Path) -> dict[str, dict]:
+    return {name: outcome for name, outcome in outcomes(home).items() if outcome["status"] != "running"}
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_nothing(corpora):
+    file = write_sweep(corpora, epochs=2000, trials=3)
+    driver = drive(corpora, str(file), "")
+    try:
+        wait_for(lambda: len(ended(corpora)) >= 2 and len(outcomes(corpora)) > len(ended(corpora)))
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)  # the driver, and Ray's processes with it
+        driver.wait()
+    kept = ended(corpora)
+    again = drive(corpora, "", "tiny")
+    printed, _ = again.communicate(timeout=500)
+    assert again.returncode == 0, printed
+    after = ended(corpora)
+    assert len(after) == 8
+    assert all(after[name] == outcome for name, outcome in kept.items())  # not run again
+    check_records(8)
+
+    states = [t.state.name for s in of_studies_in(corpora) for t in s.trials]
+    assert "RUNNING" not in states
+    assert "WAITING" not in states
+    assert states.count("COMPLETE") == 8
+
+
+def of_studies_in(home: Path) -> list:
+    import optuna
+
+    storage = of_studies.open_storage("", home / "sweeps" / "tiny")
+    return [
+        optuna.load_study(storage=storage, study_name=s.study_name) for s in optuna.get_all_study_summaries(storage)
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_goes_on_from_its_checkpoint(corpora):
+    file = write_sweep(corpora, epochs=3000, trials=2)
+    file.write_text(file.read_text().replace("stopping: {grace: 3, reduction: 2}", "stopping: {kind: none}"))
+    driver = drive(corpora, str(file), "")
+    checkpoints = corpora / "sweeps" / "tiny" / "trials"
+    try:
+        wait_for(lambda: list(checkpoints.rglob("checkpoint.pt")))
+        folder = next(iter(checkpoints.rglob("checkpoint.pt"))).parent
+        started = json.loads((folder / "outcome.json").read_text())["started"]
+        (worker,) = workers_with(folder)
+        os.kill(worker, signal.SIGKILL)
+        printed, _ = driver.communicate(timeout=500)
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.returncode == 0, printed
+    outcome = json.loads((folder / "outcome.json").read_text())
+    assert outcome["status"] == "finished"
+    assert outcome["started"] > started
+    epochs = [e["epoch"] for e in outcome["history"]]
+    assert epochs == list(range(1, 3001))
+    check_records(6)
+
+
+def workers_with(folder: Path) -> list[int]:
+    """Ray's workers that wrote the trial's last report, told by the trainable's name and their use of the CPU."""
+    import psutil
+
+    found = [p for p in psutil.process_iter(["cmdline"]) if "ImplicitFunc" in " ".join(p.info["cmdline"] or [])]
+    found += [
+        p for p in psutil.process_iter(["cmdline"]) if "_trial" in " ".join(p.info["cmdline"] or []) and p not in found
+    ]
+    busy = [(p.cpu_times().user, p.pid) for p in found if p.cwd]
+    return [max(busy)[1]]
