@@ -155,7 +155,7 @@ def test_bad_input_is_refused_with_the_servers_code_for_it(model):
         (one, {"candidates": ["thing-x"]}, "Did you mean thing-0"),
         (one, {"popularity_weight": -1.0}, "at least 0"),
         ({"customer": ["ann-000"]}, {}, "No column of the input is known"),
-        ({"user_id": ["ann-000"], "liked_items": ["thing-001"]}, {}, "schema"),
+        ({"user_id": ["ann-000"], "liked_items": ["thing-001"]}, {}, "must be a list of item ids"),
         ({"user_id": [17]}, {}, "schema"),
     ):
         with pytest.raises(MlflowException, match=words) as caught:
@@ -213,6 +213,18 @@ def test_the_best_run_of_a_sweep_is_found(registered, stored_run, weak_run):
     assert told["run"] == better.name
     with pytest.raises(UserError, match="No finished run of a sweep"):
         steps.register(name="of-sweep", best_of="no-such-sweep")
+
+
+def test_a_registered_model_whose_files_were_changed_does_not_load(stored_run):
+    import mlflow
+
+    steps.register(stored_run.name, "touched")
+    found = registry.version("touched")
+    folder = Path(found.source.removeprefix("file://"))
+    items = folder / "artifacts" / "recommender" / "items.parquet"
+    items.write_bytes(items.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match=r"items\.parquet was changed"):
+        mlflow.pyfunc.load_model(str(folder))
 
 
 def test_unknown_models_versions_and_names_are_told_apart(registered):
