@@ -93,7 +93,7 @@ class Results:
             self.trials.setdefault((run.dataset, run.method), []).append(run)
         self.notes = []
         self.datasets = sorted({dataset for dataset, _ in self.finals})
-        present = {method for _, method in self.finals}
+        present = {method for _, method in self.finals} or {method for _, method in self.trials}
         if self.focus and present and self.focus not in present:
             raise UserError(
                 f"The sweep '{self.sweep.name}' has no final model of a method '{self.focus}'. "
@@ -101,7 +101,7 @@ class Results:
             )
         self.focus = self.focus or (DEFAULT if DEFAULT in present else self._best_on_validation(present))
         order = {name: n for n, name in enumerate(known_baselines())}
-        self.methods = sorted(present, key=lambda m: (m == self.focus, order.get(m, len(order)), m))
+        self.methods = sorted({m for _, m in self.finals}, key=lambda m: (m == self.focus, order.get(m, len(order)), m))
         ours = [m for m in self.methods if m == self.focus or m.startswith(DEFAULT)]
         others = [m for m in self.methods if m != self.focus]
         # A variant of the proposed method is no baseline; only where there is nothing else is it what we compare with.
@@ -112,7 +112,7 @@ class Results:
 
     def _best_on_validation(self, methods: set[str]) -> str:
         wins: dict[str, list[float]] = {m: [0, 0.0] for m in sorted(methods)}
-        for dataset in self.datasets:
+        for dataset in self.sweep.datasets:
             seen = {m: v for m in wins if not math.isnan(v := self.validation(dataset, m))}
             if seen:
                 winner = max(seen, key=lambda m: seen[m])
