@@ -131,6 +131,7 @@ def train(
     group = group or corpus.name
     if reuse and (found := _finished_run(group, corpus.name, identity)):
         return found
+    judge = Evaluator(corpus, "test", whole.evaluate.ks, explicit_ks=_asks_for_ks(settings)) if test else None
     embeddings = embeddings_of(corpus, whole, progress)
 
     every = {**identity, "symcere.method": method, "symcere.dataset": corpus.name, **(tags or {})}
@@ -177,8 +178,8 @@ def train(
         elif state.best_epoch:
             metrics[state.metric] = state.best_value
             run.log_figure(_curve(state, run.name), "figures/training_curve.png")
-        if test:
-            result = Evaluator(corpus, "test", whole.evaluate.ks)(fitted.scorer)
+        if judge is not None:
+            result = judge(fitted.scorer)
             metrics |= {f"test_{k}": v for k, v in result.metrics.items()}
             notes += result.notes
             _log_evaluation(run, corpus, fitted.scorer, result)
@@ -295,8 +296,7 @@ def evaluate(
 
     restored = restore(run)
     wanted = build(Experiment, merge(restored.fitted.checkpoint.experiment.to_dict(), settings or {})).evaluate
-    explicit = "ks" in merge({}, settings or {}).get("evaluate", {})
-    judge = Evaluator(restored.corpus, split, wanted.ks, explicit_ks=explicit)
+    judge = Evaluator(restored.corpus, split, wanted.ks, explicit_ks=_asks_for_ks(settings))
     model = restored.fitted.model
     scorer = restored.fitted.scorer if model is None else model.scorer(wanted.popularity_weight)
     result = judge(scorer)
@@ -327,6 +327,10 @@ def evaluate(
         found = cold_start(restored.corpus, restored.embeddings, restored.fitted.checkpoint.experiment)
         told |= {**found, "notes": told["notes"] + found["notes"]}
     return told
+
+
+def _asks_for_ks(settings: Settings | None) -> bool:
+    return "ks" in merge({}, settings or {}).get("evaluate", {})
 
 
 def baselines() -> dict[str, dict[str, Any]]:
