@@ -18,7 +18,7 @@
 set -eu
 umask 077
 
-state="${SYMCERE_HOME:-$HOME/.symcere}/mlflow"
+state="$HOME/.mlflow/server"
 database="${MLFLOW_DATABASE:-postgresql:///mlflow}"
 artifacts="${MLFLOW_ARTIFACTS:-$HOME/.symcere/artifacts}"
 host="${MLFLOW_HOST:-127.0.0.1}"

@@ -236,7 +236,7 @@ def report(args: Namespace) -> Any:
 def register(args: Namespace) -> Any:
     from symcere import steps
 
-    return steps.register(args.run, args.name, best_of=args.best_of)
+    return steps.register(args.run, args.name, best_of=args.best_of, dataset=args.dataset)
 
 
 def promote(args: Namespace) -> Any:
@@ -600,6 +600,7 @@ COMMANDS = (
         (
             argument("run", metavar="RUN", nargs="?", default="", help="a run's id or its unique name"),
             argument("--best-of", default="", metavar="SWEEP", help="instead of RUN: the sweep's best on validation"),
+            argument("--dataset", default="", metavar="NAME", help="with --best-of: which, where it had several"),
             argument("--name", default="", help="of the registered model, by default the data set's"),
         ),
         example="symcere register my-shop-symcere-3f2a --name my-shop",
@@ -670,7 +671,7 @@ COMMANDS = (
                 help="likewise GPUs: a train without --workers",
             ),
         ),
-        example="symcere submit sweep tune/paper.yaml --storage s3://bucket/symcere --cluster ray_cluster.yaml",
+        example="symcere submit sweep tune/paper.yaml --cluster ray_cluster.yaml",
         passes_on=True,
     ),
     Command(

@@ -1,10 +1,13 @@
 """The cluster files: valid in Ray's own eyes, cheap and closed by default, and without what a node cannot have."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -154,7 +157,9 @@ def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path):
     assert [file.read_text() for file in files] == first
 
 
-@pytest.mark.parametrize("name", ["cluster/env.sh", "cluster/aws.sh", "cluster/secrets.sh", "cluster/mlflow/server.sh"])
+@pytest.mark.parametrize(
+    "name", ["cluster/env.sh", "cluster/aws.sh", "cluster/secrets.sh", "cluster/shared.sh", "cluster/mlflow/server.sh"]
+)
 def test_scripts_are_plain_sh(name):
     done = subprocess.run(["sh", "-n", str(ROOT / name)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -174,3 +179,93 @@ def test_a_node_s_environment(tmp_path):
     assert env["SYMCERE_HOME"] == f"{tmp_path}/.symcere"
     if shutil.which("ip"):
         assert env.get("GLOO_SOCKET_IFNAME", "eth0") in {*os.listdir("/sys/class/net"), "eth0"}
+
+
+# ---------------------------------------------------------------- Kubernetes
+
+
+def manifests() -> list[dict]:
+    files = sorted((ROOT / "cluster/kubernetes").glob("*.yaml"))
+    found = [doc for file in files for doc in yaml.safe_load_all(file.read_text())]
+    return [doc for doc in found if doc["apiVersion"] == "ray.io/v1"]
+
+
+@pytest.mark.parametrize("manifest", manifests(), ids=lambda m: m["kind"])
+def test_manifests_fit_kuberay(manifest):
+    schema = json.loads((ROOT / "cluster/kubernetes/schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(manifest, schema)
+    slip = json.loads(json.dumps(manifest))
+    slip["spec"]["rayVersoin"] = "2"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(slip, schema)
+
+    crds = os.environ.get("KUBERAY_CRDS")  # a folder with ray.io_rayclusters.yaml and ray.io_rayjobs.yaml
+    if crds:
+        crd = yaml.load((Path(crds) / f"ray.io_{manifest['kind'].lower()}s.yaml").read_text(), yaml.CSafeLoader)
+        version = next(v for v in crd["spec"]["versions"] if v["name"] == "v1")
+        jsonschema.validate(manifest, closed(version["schema"]["openAPIV3Schema"]))
+
+
+def closed(schema):
+    """An OpenAPI schema of a CRD that refuses unknown names, as Kubernetes' strict validation does."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: closed(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        made.setdefault("additionalProperties", bool(schema.get("x-kubernetes-preserve-unknown-fields")))
+        if set(schema["properties"]) >= {"apiVersion", "kind", "metadata", "spec"}:
+            made["properties"]["metadata"] = {}
+    return made
+
+
+@pytest.mark.parametrize("manifest", manifests(), ids=lambda m: m["kind"])
+def test_pods_are_closed_and_cost_nothing_when_idle(manifest):
+    cluster = manifest["spec"].get("rayClusterSpec", manifest["spec"])
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert cluster["rayVersion"] == re.search(r"^ray==(.+)$", (ROOT / "requirements.lock").read_text(), re.M)[1]
+    dockerfile = (ROOT / "cluster/kubernetes/Dockerfile").read_text()
+    assert f"rayproject/ray:{cluster['rayVersion']}-" in dockerfile
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] == group["replicas"] == 0
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        mounted = {mount["name"] for c in pod["containers"] for mount in c["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+        for variable in (v for c in pod["containers"] for v in c["env"]):
+            assert "@" not in variable["value"]  # no password
+
+
+# ---------------------------------------------------------------- MLflow
+
+
+def test_the_compose_file_is_closed_and_has_no_secret_of_its_own(tmp_path):
+    text = (ROOT / "cluster/mlflow/compose.yaml").read_text()
+    services = yaml.safe_load(text)["services"]
+    ports = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert ports == {"mlflow": ["${BIND:-127.0.0.1}:5000:5000"]}  # database and store are not reached from outside
+    assert "--app-name basic-auth" in services["mlflow"]["command"][-1]
+    wanted = set(re.findall(r"\$\{(\w+):\?\}", text))  # no default: without a secret nothing starts
+    assert len(wanted) == len(set(re.findall(r"\$\{(\w+)", text)) - {"BIND"})
+
+    shutil.copytree(ROOT / "cluster", tmp_path / "cluster", ignore=shutil.ignore_patterns(".env"))
+    for script in ("secrets.sh", "mlflow/dotenv.sh", "mlflow/dotenv.sh"):
+        subprocess.run(
+            ["sh", str(tmp_path / "cluster" / script)],
+            env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+            capture_output=True,
+            check=True,
+        )
+    file = tmp_path / "cluster/mlflow/.env"
+    given = dict(line.split("=", 1) for line in file.read_text().splitlines())
+    assert set(given) == wanted
+    assert len(set(given.values())) == len(given)
+    assert all(len(value) >= 48 for name, value in given.items() if name != "MLFLOW_USER")
+    assert given["MLFLOW_PASSWORD"] in (tmp_path / ".mlflow/credentials").read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert subprocess.run(["git", "-C", str(ROOT), "check-ignore", "-q", "cluster/mlflow/.env"]).returncode == 0

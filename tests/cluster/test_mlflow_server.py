@@ -158,11 +158,11 @@ def test_secrets_show_neither_in_processes_nor_in_logs(server):
         for file in Path("/proc").glob("[0-9]*/cmdline")
         if file.exists()
     )
-    shown += (server.home / ".symcere/mlflow/server.log").read_text(errors="replace")
+    shown += (server.home / ".mlflow/server/server.log").read_text(errors="replace")
     assert "mlflow" in shown
     assert PASSWORD not in shown
     assert password_of(server) not in shown
-    for file in (server.home / ".symcere/mlflow").iterdir():
+    for file in (server.home / ".mlflow/server").iterdir():
         assert file.stat().st_mode & 0o077 == 0, file
 
 
