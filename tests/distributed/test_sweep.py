@@ -371,6 +371,15 @@ def corpora(home) -> Path:
     return home
 
 
+@pytest.fixture(scope="module")
+def ray_here():
+    """One Ray for several sweeps: a start costs seconds."""
+    from symcere.distributed.pool import pool
+
+    with pool(cpus=2) as resources:
+        yield resources
+
+
 def write_sweep(home: Path, epochs: int = 12, trials: int = 4) -> Path:
     path = home / "tiny.yaml"
     path.write_text(SWEEP.replace("EPOCHS", str(epochs)).replace("TRIALS", str(trials)))
@@ -415,7 +424,7 @@ def check_records(trials: int = 10) -> None:
         assert run.artifact("per_user.parquet").exists()
 
 
-def test_a_whole_sweep_over_two_data_sets(corpora):
+def test_a_whole_sweep_over_two_data_sets(corpora, ray_here):
     from symcere.steps import plan, sweep
 
     file = write_sweep(corpora)
