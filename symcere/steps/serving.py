@@ -15,6 +15,8 @@ from symcere.home import writing
 from symcere.steps.corpora import Progress
 from symcere.steps.runs import NOTE, Restored, restore
 
+SWEEP, ROLE = "symcere.sweep", "symcere.role"
+"""Tags of a sweep's runs."""
 BLOCK = 4096
 """Users whose lists are made at a time."""
 
@@ -159,13 +161,15 @@ def _vectors(rows: Any) -> Any:
 # ---------------------------------------------------------------- the registry
 
 
-def register(run: str | Path = "", name: str = "", *, best_of: str = "", progress: Progress = None) -> dict[str, Any]:
+def register(
+    run: str | Path = "", name: str = "", *, best_of: str = "", dataset: str = "", progress: Progress = None
+) -> dict[str, Any]:
     """Put a run's best model into the registry, as the next version of ``name`` and its challenger.
 
     Args:
         name: of the registered model, by default the data set's.
-        best_of: instead of ``run`` the run of this sweep (its run, or the stem of its runs' names) that is best on
-            validation.
+        best_of: a sweep's name, instead of ``run``: its final model that is best on validation.
+        dataset: on which, where the sweep had several.
 
     Raises:
         UserError: unknown run, one without a checkpoint, or a store without a registry.
@@ -175,7 +179,7 @@ def register(run: str | Path = "", name: str = "", *, best_of: str = "", progres
 
     if bool(run) == bool(best_of):
         raise UserError("Name a RUN, or a sweep with --best-of SWEEP.")
-    found = _best_of(best_of) if best_of else tracking.find_run(run)
+    found = _best_of(best_of, dataset) if best_of else tracking.find_run(run)
     if not found.id:
         note = (found.path if found.path and found.path.is_dir() else Path(run).parent) / NOTE
         if note.is_file():
@@ -202,25 +206,29 @@ def register(run: str | Path = "", name: str = "", *, best_of: str = "", progres
     }
 
 
-def _best_of(sweep: str) -> Any:
+def _best_of(sweep: str, dataset: str) -> Any:
+    """The final model of a sweep that is best on validation."""
     from symcere import tracking
 
-    runs = [r for r in tracking.list_runs(most=10_000) if r.status == "FINISHED"]
-    parents = {sweep} | {r.id for r in tracking.list_runs(most=10_000) if r.name == sweep}
-    belongs = [
-        r
-        for r in runs
-        if {r.tags.get("mlflow.parentRunId"), r.tags.get("symcere.sweep")} & parents or r.name.startswith(f"{sweep}-")
+    finals = [
+        run
+        for run in tracking.list_runs(most=50_000)
+        if run.tags.get(SWEEP) == sweep and run.tags.get(ROLE) == "final" and run.status == "FINISHED"
     ]
-    judged = [r for r in belongs if any(k.startswith("val_ndcg_at_") for k in r.metrics)]
-    if not judged:
-        raise UserError(f"No finished run of a sweep '{sweep}' was evaluated. `symcere ls` lists what is stored.")
-    datasets = sorted({r.tags.get("symcere.dataset", r.experiment) for r in judged})
-    if len(datasets) > 1:
-        raise UserError(
-            f"Sweep '{sweep}' ran on {', '.join(datasets)}, whose figures do not compare: register one of its runs."
-        )
-    return max(judged, key=lambda r: max(v for k, v in r.metrics.items() if k.startswith("val_ndcg_at_")))
+    if not finals:
+        raise UserError(f"There is no sweep '{sweep}' with a finished final model. Register a run by its name instead.")
+    of: dict[str, list[Any]] = {}
+    for run in finals:
+        of.setdefault(run.tags.get("symcere.dataset", run.experiment), []).append(run)
+    dataset = dataset or (next(iter(of)) if len(of) == 1 else "")
+    if dataset not in of:
+        raise UserError(f"Sweep '{sweep}' has final models of {', '.join(sorted(of))}: name one with --dataset.")
+    return max(of[dataset], key=_validation)
+
+
+def _validation(run: Any) -> float:
+    """What selects a model; a closed form, which has no validation figure of its own, comes last."""
+    return max((v for k, v in run.metrics.items() if k.startswith("val_ndcg_at_")), default=-1.0)
 
 
 def promote(name: str, *, metric: str = "ndcg_at_10", force: bool = False) -> dict[str, Any]:

@@ -205,13 +205,16 @@ def test_models_of_different_corpora_are_not_compared(registered, stored_run):
 
 
 def test_the_best_run_of_a_sweep_is_found(registered, stored_run, weak_run):
-    parent = "sweep-7"
     for run in (stored_run, weak_run):
-        tracking.client().set_tag(run.id, "symcere.sweep", parent)
-    told = steps.register(name="of-sweep", best_of=parent)
+        for tag, value in {"symcere.sweep": "nightly", "symcere.role": "final"}.items():
+            tracking.client().set_tag(run.id, tag, value)
     better = max((stored_run, weak_run), key=lambda run: run.metrics["val_ndcg_at_10"])
-    assert told["run"] == better.name
-    with pytest.raises(UserError, match="No finished run of a sweep"):
+    assert steps.register(name="of-sweep", best_of="nightly")["run"] == better.name
+    tracking.client().set_tag(weak_run.id, "symcere.dataset", "other")
+    with pytest.raises(UserError, match="final models of other, tiny: name one with --dataset"):
+        steps.register(name="of-sweep", best_of="nightly")
+    assert steps.register(name="of-sweep", best_of="nightly", dataset="other")["run"] == weak_run.name
+    with pytest.raises(UserError, match="no sweep 'no-such-sweep'"):
         steps.register(name="of-sweep", best_of="no-such-sweep")
 
 
