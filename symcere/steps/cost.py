@@ -110,7 +110,7 @@ def plan(
     sweep = declared.sweep
     resources: dict[str, float] = {"CPU": float(os.cpu_count() or 1)}
     if address:
-        from symcere.distributed.sweep import pool
+        from symcere.distributed.pool import pool
 
         with pool(address) as found:
             resources = dict(found)
