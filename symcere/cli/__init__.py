@@ -1,5 +1,7 @@
 """The ``symcere`` command: parses, calls one step, prints. No logic."""
 
+import gc
+
 from symcere.cli.commands import COMMANDS
 from symcere.cli.frame import run
 
@@ -10,4 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         the exit code: 0; 2 for what the user can mend; 130 after Ctrl-C; 1 for an error of symcere itself.
     """
+    # torch and MLflow load a hundred thousand objects and more, none of them garbage: looking for some among them
+    # meanwhile costs a quarter of their time.
+    gc.set_threshold(100_000, 20, 100)
     return run(COMMANDS, argv)

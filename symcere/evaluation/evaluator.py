@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy import stats
 from scipy.sparse import csr_array
 
 from symcere.errors import UserError
@@ -52,6 +51,8 @@ class Evaluation:
 
     def interval(self, metric: str, level: float = 0.95) -> tuple[float, float]:
         """Confidence interval of a mean over users, these users being a sample of all (Student's t)."""
+        from scipy import stats  # half a second that training does not need
+
         values = self.per_user[metric]
         values = values[~np.isnan(values)]
         if len(values) < 2:

@@ -1,7 +1,6 @@
 """How much of a ranking is popularity: who is recommended, and who is served."""
 
 import numpy as np
-from scipy import stats
 
 ITEM_THIRDS = ("tail", "middle", "head")
 USER_THIRDS = ("light", "regular", "heavy")
@@ -56,6 +55,8 @@ def norm_correlation(norms: np.ndarray, popularity: np.ndarray) -> float:
     Returns:
         -1..1; NaN where either is constant, as lengths are, up to rounding, after l2 normalisation.
     """
+    from scipy import stats  # half a second that training does not need
+
     norms = np.asarray(norms, dtype=np.float64)
     if len(norms) < 2 or np.ptp(norms) <= 1e-5 * np.abs(norms).max() or np.ptp(popularity) == 0:
         return float("nan")

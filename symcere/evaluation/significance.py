@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ def compare(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Comparison:
     Raises:
         ValueError: shapes do not fit, or fewer than two users remain.
     """
+    from scipy import stats  # half a second that training does not need
+
     a, b = (np.atleast_2d(np.asarray(m, dtype=np.float64)) for m in (a, b))
     if a.shape[1] != b.shape[1] or (len(a) != len(b) and 1 not in (len(a), len(b))):
         raise ValueError(f"Models of {a.shape} and {b.shape} [seeds, users] cannot be paired.")
@@ -149,6 +150,8 @@ def average_ranks(scores: Mapping[str, Sequence[float]], level: float = 0.05) ->
     Raises:
         ValueError: fewer than two methods, or not every method has every data set.
     """
+    from scipy import stats  # half a second that training does not need
+
     table = np.array([list(row) for row in scores.values()], dtype=np.float64).T  # [N, M]
     if table.ndim != 2 or table.shape[1] < 2 or not np.isfinite(table).all():
         raise ValueError("Average ranks need two methods or more, each with a score on every data set.")
@@ -191,6 +194,8 @@ def _variance(D: np.ndarray) -> tuple[float, float]:
 
 
 def _two_sided(difference: float, error: float, df: float) -> float:
+    from scipy import stats  # half a second that training does not need
+
     if error == 0:
         return 1.0 if difference == 0 else 0.0
     return float(2 * stats.t.sf(abs(difference) / error, df))

@@ -22,6 +22,7 @@ from symcere.model.scorer import Scorer
 from symcere.model.workers import Parallel, Workers
 from symcere.objective.total import Batch, TotalLoss
 from symcere.text import Embeddings, profiles
+from symcere.training.adam import Adam
 from symcere.training.checkpoint import Checkpoint, exists
 
 SELECTED = 10
@@ -214,7 +215,7 @@ class _Run:
         if experiment.train.precision == "fp64":
             self.loss.double()
         parameters = [p for m in (self.model, self.loss) for p in m.parameters()]
-        self.optimiser = torch.optim.Adam(parameters, lr=experiment.train.lr, fused=True)
+        self.optimiser = Adam(parameters, experiment.train.lr)
         by_column = {"embedding"} if workers.by_column else set()
         self.by_column = {n for n, (name, _) in enumerate(self.model.named_parameters()) if name in by_column}
         self.common = [p for n, p in enumerate(parameters) if n not in self.by_column]
@@ -255,7 +256,7 @@ class _Run:
 
     def _step(self, edges: Tensor, random: torch.Generator) -> dict[str, Tensor]:
         batch = Batch(self.users[edges], self.items[edges], edges)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.experiment.train.precision == "bf16"):
             terms = self.loss(self.model, batch, random)
         total = torch.stack(list(terms.values())).sum()
