@@ -388,8 +388,9 @@ def _cluster(address: str, storage: str, tracking: str) -> list[Check]:
         )
     else:
         advice = "Other machines cannot write to this file: start a server (cluster/mlflow) and set its address."
-        several = len({n.address for n in nodes}) > 1
-        found.append(Check("MLflow from nodes", "warn" if several else "ok", f"{mask(uri)} is on one machine", advice))
+        several = len({node.address for node in nodes}) > 1
+        told = f"{mask(uri)} is on one machine"
+        found.append(Check("MLflow from nodes", "warn" if several else "ok", told, advice if several else ""))
     return found
 
 

@@ -157,9 +157,7 @@ def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path):
     assert [file.read_text() for file in files] == first
 
 
-@pytest.mark.parametrize(
-    "name", ["cluster/env.sh", "cluster/aws.sh", "cluster/secrets.sh", "cluster/shared.sh", "cluster/mlflow/server.sh"]
-)
+@pytest.mark.parametrize("name", sorted(str(p.relative_to(ROOT)) for p in (ROOT / "cluster").rglob("*.sh")))
 def test_scripts_are_plain_sh(name):
     done = subprocess.run(["sh", "-n", str(ROOT / name)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
