@@ -141,9 +141,26 @@ def explore(run: str | Path, out: Path, *, users: int = 2000, progress: Progress
     """One self-contained page to look around in a run.
 
     Args:
-        users: with recommendations on it, the most active and a random draw.
+        users: with their recommendations on it, drawn at random where there are more.
 
     Raises:
         UserError: the run has no vectors (a closed form).
     """
-    raise NotImplementedError
+    from symcere.explanation.atlas import atlas, page
+
+    restored = restore(run, progress)
+    fitted = restored.fitted
+    data = atlas(
+        restored.name, fitted.model, fitted.scorer, restored.corpus, restored.embeddings, users, progress=progress
+    )
+    text = page(data)
+    with writing(Path(out)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return {
+        "page": Path(out),
+        "megabytes": round(len(text) / 1e6, 2),
+        "items": len(data["items"]["ids"]),
+        "users": len(data["users"]["ids"]),
+        "views": [view["label"] for view in data["views"].values()],
+        "notes": data["notes"],
+    }
