@@ -251,9 +251,16 @@ class TotalLoss(nn.Module):
         """Positions of nodes in ``side.nodes``; any, where the node is none (−1)."""
         return torch.searchsorted(side.nodes, nodes.clamp_min(0)).clamp_max(len(side.nodes) - 1)
 
-    def _mean(self, term: Term) -> Tensor:
-        """This worker's part of a mean over all workers."""
-        return Term(term.sum, self.workers.sum(term.count)).value
+    def _mean(self, term: Term, count: Tensor | int | None = None) -> Tensor:
+        """This worker's part of a mean over all workers.
+
+        Args:
+            count: of all workers, where it is known without asking them.
+        """
+        if self.workers.size == 1:
+            return term.value
+        total = self.workers.sum(term.count) if count is None else torch.as_tensor(count).to(term.sum)
+        return Term(term.sum, total).value
 
     # ------------------------------------------------------------ terms
 
@@ -269,18 +276,18 @@ class TotalLoss(nn.Module):
             spread = spread / self.workers.size
             _, pairs = self._anchors(users)
             left, right = self._pair_rows(model, views, batch, users, items, pairs)
-            return self._mean(alignment(left, right)) + s.uniformity * spread
+            return self._mean(alignment(left, right), len(batch.users)) + s.uniformity * spread
         if s.loss == "bpr":
             assert negatives is not None
             _, pairs = self._anchors(users)
             left, right = self._pair_rows(model, views, batch, users, items, pairs)
-            negatives = negatives[pairs]
+            every, negatives = negatives, negatives[pairs]
             bias, others = (
                 (None, None) if model.bias is None else (model.bias[batch.items[pairs]], model.bias[negatives])
             )
             positive = pair_logits(left, right, self.temperature.scale, bias)
             negative = pair_logits(left[:, None], z.items[self._at(items, negatives)], self.temperature.scale, others)
-            return self._mean(bpr(positive, negative, negatives >= 0))
+            return self._mean(bpr(positive, negative, negatives >= 0), (every >= 0).sum())
 
         own = None
         if model.own is not None:  # once for both directions, which then have the same anchors
@@ -362,7 +369,8 @@ class TotalLoss(nn.Module):
             log_inclusion=correction,
             across=self._across if self.shard_candidates else None,
         )
-        return self._mean(term)
+        by_pair = s.reduction == "pair" and s.loss != "supcon"
+        return self._mean(term, len(here.of_pair) if by_pair else None)
 
     def _across(self, log_sums: Tensor) -> Tensor:
         return combine_logsumexp(self.workers.stack(log_sums))
