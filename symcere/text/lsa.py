@@ -7,16 +7,17 @@ Deerwester et al., *Indexing by Latent Semantic Analysis*, 1990; the SVD is rand
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.preprocessing import normalize
 
 from symcere.config import Encoder
 from symcere.errors import UserError
+
+# scikit-learn takes half a second to load, which a run whose embeddings are already made does not need.
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 PRUNING = ((3, 0.3), (2, 0.5), (1, 1.0))
 """(min_df, max_df): texts, and share of the texts, that a term must and may stand in. The first for any real corpus;
@@ -53,6 +54,8 @@ class LSA:
         Raises:
             UserError: they hold no word of two letters.
         """
+        from sklearn.decomposition import TruncatedSVD
+
         for min_df, max_df in PRUNING:
             vectorizer = _vectorizer(min_df=min_df, max_df=max_df, max_features=MAX_TERMS)
             try:
@@ -83,6 +86,8 @@ class LSA:
 
     def encode(self, texts: Sequence[str], advance: Callable[[int], Any] | None = None) -> np.ndarray:
         """float32 ``[n, width]``."""
+        from sklearn.preprocessing import normalize
+
         vectors = np.empty((len(texts), self.width), np.float32)
         for start in range(0, len(texts), BLOCK):
             rows = slice(start, min(start + BLOCK, len(texts)))
@@ -114,5 +119,7 @@ class LSA:
             ) from None
 
 
-def _vectorizer(**settings: Any) -> TfidfVectorizer:
+def _vectorizer(**settings: Any) -> "TfidfVectorizer":
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     return TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), dtype=np.float32, **settings)

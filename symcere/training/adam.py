@@ -33,8 +33,8 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         """One step of every parameter that has a gradient."""
-        active = [(n, p) for n, p in enumerate(self.parameters) if p.grad is not None]
-        for n, p in active:
+        active = [(n, p, p.grad) for n, p in enumerate(self.parameters) if p.grad is not None]
+        for n, p, _ in active:
             if n not in self.state:
                 self.state[n] = {
                     "step": torch.zeros((), device=p.device),
@@ -43,11 +43,11 @@ class Adam:
                 }
         if not active:
             return
-        first, second, steps = ([self.state[n][k] for n, _ in active] for k in ("exp_avg", "exp_avg_sq", "step"))
+        first, second, steps = ([self.state[n][k] for n, *_ in active] for k in ("exp_avg", "exp_avg_sq", "step"))
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
-            [p for _, p in active],
-            [p.grad for _, p in active],
+            [p for _, p, _ in active],
+            [gradient for *_, gradient in active],
             first,
             second,
             [],
