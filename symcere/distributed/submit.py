@@ -186,6 +186,17 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     return {"PYTHONUNBUFFERED": "1", **found}
 
 
+def _commit() -> dict[str, str]:
+    """What the code is that travels, for the runs that it will make."""
+    from symcere.tracking.runs import COMMIT, source
+
+    found = source()
+    if not found:
+        return {}
+    changed = "+changed" if found["symcere.git_changed"] == "true" else ""
+    return {COMMIT: found["mlflow.source.git.commit"] + changed}
+
+
 def submit(
     words: Sequence[str],
     address: str,
@@ -219,7 +230,7 @@ def submit(
                 "dashboard. Leave it out and set it on the nodes."
             )
     folder = (folder or Path.cwd()).absolute()
-    environ = environment(env or {})
+    environ = environment(env or {}) | _commit()
     client = _client(address)
     with tempfile.TemporaryDirectory(prefix="symcere-package-") as staging:
         packed = package(folder, Path(staging))

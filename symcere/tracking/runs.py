@@ -26,10 +26,16 @@ from symcere.tracking.store import client, experiment_id, mask, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 HOST, PROCESS, ERROR = "symcere.host", "symcere.process", "symcere.error"
+COMMIT = "SYMCERE_COMMIT"
+"""Environment of a job: the commit of the code that was sent, ``+changed`` if more was sent than that."""
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 5000  # MLflow's limits, in characters (tags: 5,000 on older servers)
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
+DELAY = 1.0
+"""Seconds that the figures of an epoch may wait for those of the next ones."""
+_TOGETHER = 1.0  # seconds whose epochs travel in one request
 
 
 class Terminated(SystemExit):
@@ -52,6 +58,8 @@ class Tracker:
 
     def __init__(self, store: MlflowClient, run_id: str, name: str, uri: str):
         self.store, self.run_id, self.name, self.uri = store, run_id, name, uri
+        self._waiting: list[Any] = []
+        self._sent = 0.0
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters by dotted name, as text: cut at MLflow's limit, credentials in URIs masked."""
@@ -62,13 +70,67 @@ class Tracker:
             self.store.log_batch(self.run_id, params=entries[start : start + _PARAMS_PER_BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """All of an epoch's (or the final) metrics in one request."""
+        """All of an epoch's (or the final) metrics, stored when this returns."""
+        with self._lock:
+            self._wait(metrics, step)
+            self.flush()
+
+    def log_soon(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Metrics that are stored within a second, in one request with all that come until then.
+
+        A request takes some milliseconds, which is more than an epoch of a tiny corpus. Nothing is lost by an
+        exception or a signal that ends the run, and at most the last second by a kill.
+
+        Raises:
+            Exception: why earlier ones could not be stored.
+        """
+        with self._lock:
+            if self._trouble is not None:
+                self.flush()
+            self._wait(metrics, step)
+            if self._timer is None:
+                self._timer = threading.Timer(DELAY, self._flush_later)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def flush(self) -> None:
+        """Stores what waits."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._trouble = None
+            while self._waiting:
+                self.store.log_batch(self.run_id, metrics=self._waiting[:_METRICS_PER_BATCH])
+                del self._waiting[:_METRICS_PER_BATCH]
+
+    def _wait(self, metrics: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entries = [Metric(k, float(v), now, step) for k, v in metrics.items()]
-        for start in range(0, len(entries), _METRICS_PER_BATCH):
-            self.store.log_batch(self.run_id, metrics=entries[start : start + _METRICS_PER_BATCH])
+        self._waiting += [Metric(k, float(v), now, step) for k, v in metrics.items()]
+
+    def _flush_later(self) -> None:
+        with self._lock:
+            try:
+                self.flush()
+            except Exception as trouble:  # of a thread that nobody listens to: what waits stays, the next call tells
+                self._trouble = trouble
+
+    def log_epoch(self, metrics: Mapping[str, float], step: int) -> None:
+        """As :meth:`log_metrics`, but the epochs of a second travel in one request: some are done in milliseconds."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(k, float(v), now, step) for k, v in metrics.items()]
+        if time.monotonic() - self._sent >= _TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends the epochs that wait."""
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), _METRICS_PER_BATCH):
+            self.store.log_batch(self.run_id, metrics=waiting[start : start + _METRICS_PER_BATCH])
+        self._sent = time.monotonic()
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
@@ -103,6 +165,7 @@ class Tracker:
 
     def end(self, status: str, error: str = "") -> None:
         """FINISHED, FAILED or KILLED, with the reason as a tag."""
+        self.flush()
         if error:
             self.set_tags({ERROR: error})
         self.store.set_terminated(self.run_id, status)
@@ -136,7 +199,7 @@ def start_run(
     uri = uri or tracking_uri()
     store = client(uri)
     reap(uri)
-    every = {"symcere.version": symcere.__version__, HOST: process.host(), PROCESS: process.identity(), **_git()}
+    every = {"symcere.version": symcere.__version__, HOST: process.host(), PROCESS: process.identity(), **source()}
     if parent:
         every["mlflow.parentRunId"] = parent
     every |= dict(tags or {})
@@ -230,7 +293,7 @@ def record_run(
 
     uri = uri or tracking_uri()
     store = client(uri)
-    every = {"symcere.version": symcere.__version__, HOST: process.host(), PROCESS: process.identity(), **_git()}
+    every = {"symcere.version": symcere.__version__, HOST: process.host(), PROCESS: process.identity(), **source()}
     every |= dict(tags) | ({"mlflow.parentRunId": parent} if parent else {}) | ({ERROR: error} if error else {})
     run = store.create_run(
         experiment_id(store, experiment, uri),
@@ -408,8 +471,15 @@ def _experiment_name(store: MlflowClient, number: str) -> str:
 
 
 @functools.cache
-def _git() -> dict[str, str]:
-    """The commit of the checkout that runs, and whether it was changed; nothing for an installed package."""
+def source() -> dict[str, str]:
+    """The commit of the checkout that runs, and whether it was changed; nothing for an installed package.
+
+    A job's package is no checkout: who submits it says what it was made of, in :data:`COMMIT`.
+    """
+    told = os.environ.get(COMMIT, "")
+    if told:
+        commit, _, changed = told.partition("+")
+        return {"mlflow.source.git.commit": commit, "symcere.git_changed": str(bool(changed)).lower()}
 
     def git(*words: str) -> str:
         told = subprocess.run(

@@ -144,6 +144,19 @@ def test_the_command_is_quoted_and_has_a_home(tmp_path):
         assert told.stdout.splitlines() == [expected, "-m", "symcere.cli", *words]
 
 
+def test_runs_of_a_job_know_the_commit(monkeypatch):
+    from symcere.tracking.runs import source
+
+    source.cache_clear()
+    here = source()
+    told = module._commit()
+    source.cache_clear()
+    monkeypatch.setenv("SYMCERE_COMMIT", told.get("SYMCERE_COMMIT", "f00d+changed"))
+    there = source()
+    source.cache_clear()
+    assert there == (here or {"mlflow.source.git.commit": "f00d", "symcere.git_changed": "true"})
+
+
 # ---------------------------------------------------------------- command line
 
 

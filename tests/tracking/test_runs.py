@@ -102,9 +102,9 @@ def test_the_commit_of_the_checkout_is_a_tag(uri):
     head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
     if head.returncode != 0:
         pytest.skip("not a git checkout")
-    from symcere.tracking.runs import _git
+    from symcere.tracking.runs import source
 
-    _git.cache_clear()  # another test may have asked before a commit was made
+    source.cache_clear()  # another test may have asked before a commit was made
     with tracking.start_run("hotels", "a", uri=uri) as run:
         pass
     assert get(uri, run).tags["mlflow.source.git.commit"] == head.stdout.strip()
@@ -116,6 +116,74 @@ def test_many_parameters_and_metrics_need_several_batches(uri):
     stored = get(uri, run)
     assert stored.params == {f"p{n}": str(n) for n in range(250)}
     assert stored.metrics == {f"m{n}": float(n) for n in range(1500)}
+
+
+# ---------------------------------------------------------------- what waits
+
+
+def epochs_of(uri, run_id):
+    return [(m.step, m.value) for m in tracking.client(uri).get_metric_history(run_id, "loss")]
+
+
+@pytest.fixture
+def requests(uri, monkeypatch):
+    """How many metrics each request to the store held."""
+    store, sizes = tracking.client(uri), []
+    log_batch = store.log_batch
+
+    def counted(*args, metrics=(), **others):
+        sizes.extend([len(metrics)] * bool(metrics))
+        return log_batch(*args, metrics=metrics, **others)
+
+    monkeypatch.setattr(store, "log_batch", counted)
+    return sizes
+
+
+def test_epochs_wait_for_each_other_and_the_end_stores_them(uri, requests):
+    with tracking.start_run("waits", "a", uri=uri) as run:
+        for epoch in range(50):
+            run.log_soon({"loss": epoch}, step=epoch)
+        run.log_metrics({"test_ndcg_at_10": 0.5}, step=49)
+        assert len(epochs_of(uri, run.run_id)) == 50  # what is logged at once comes after what waited
+        run.log_soon({"loss": 50}, step=50)
+    assert epochs_of(uri, run.run_id) == [(n, float(n)) for n in range(51)]
+    assert sum(requests) == 52
+    assert len(requests) < 10
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_exception_loses_no_epoch(uri, error):
+    with pytest.raises(error), tracking.start_run("waits", "a", uri=uri) as run:
+        for epoch in range(3):
+            run.log_soon({"loss": epoch}, step=epoch)
+        raise error
+    assert epochs_of(uri, run.run_id) == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert get(uri, run).status in ("FAILED", "KILLED")
+
+
+def test_an_epoch_is_stored_though_no_other_follows(uri, monkeypatch):
+    monkeypatch.setattr("symcere.tracking.runs.DELAY", 0.05)
+    with tracking.start_run("waits", "a", uri=uri) as run:
+        run.log_soon({"loss": 1.0}, step=1)
+        until = time.monotonic() + 20
+        while not epochs_of(uri, run.run_id) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert epochs_of(uri, run.run_id) == [(1, 1.0)]
+
+
+def test_a_store_that_refuses_is_told_and_nothing_is_dropped(uri, monkeypatch):
+    monkeypatch.setattr("symcere.tracking.runs.DELAY", 0.01)
+    with tracking.start_run("waits", "a", uri=uri) as run:
+        with monkeypatch.context() as away:
+            away.setattr(run.store, "log_batch", lambda *_, **__: 1 / 0)
+            run.log_soon({"loss": 1.0}, step=1)
+            until = time.monotonic() + 20
+            with pytest.raises(ZeroDivisionError):
+                while time.monotonic() < until:
+                    time.sleep(0.01)
+                    run.log_soon({}, step=1)
+        run.log_soon({"loss": 2.0}, step=2)
+    assert epochs_of(uri, run.run_id) == [(1, 1.0), (2, 2.0)]
 
 
 # ---------------------------------------------------------------- ends
