@@ -147,7 +147,7 @@ def train(
             state.save(kept)
 
         def report(epoch: "Epoch") -> bool | None:
-            run.log_metrics(epoch.flat(), step=epoch.number)
+            run.log_epoch(epoch.flat(), step=epoch.number)
             return on_epoch(epoch) if on_epoch is not None else None
 
         if workers > 1 or address:
