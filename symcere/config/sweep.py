@@ -76,6 +76,7 @@ class Stopping:
 class Resources:
     cpu: float = setting(1.0, "CPU cores of a trial, and its threads", above=0)
     gpu: str = setting("auto", "share of a GPU (0.1), or auto: from the corpus' size, 0 where there is no GPU")
+    workers: int = setting(1, "processes that train one trial together, of one core or GPU each", low=1)
     memory: str = setting("auto", "GB of memory reserved for a trial, or auto: from the corpus' size")
 
     def __post_init__(self):
@@ -120,6 +121,10 @@ class Sweep:
             raise ValueError("datasets names no data set.")
         if len(set(self.datasets)) != len(self.datasets):
             raise ValueError("datasets names one data set twice.")
+        if self.resources.workers > 1 and self.stopping.kind != "none":
+            raise ValueError(
+                "resources.workers: trials of several workers run to their end; set stopping.kind to none."
+            )
         if self.name and not re.fullmatch(r"[\w.-]+", self.name):
             raise ValueError(f"name: '{self.name}' may hold letters, digits, '.', '_' and '-' only.")
 

@@ -53,7 +53,7 @@ class Study:
         folder: of all trials' files.
         optimiser: of Optuna, its storage already open.
         milestones: see :class:`Spec`.
-        threads, gpu: what a trial gets.
+        threads, gpu, workers: what a trial gets.
     """
 
     def __init__(
@@ -67,10 +67,12 @@ class Study:
         milestones: Callable[[int], Sequence[int]] = lambda epochs: (),
         threads: int = 1,
         gpu: float = 0.0,
+        workers: int = 1,
     ):
         self.dataset, self.method = dataset, search.method
         self.corpus, self.search, self.embeddings, self.folder = corpus, search, embeddings, folder
-        self.optimiser, self.milestones, self.threads, self.gpu = optimiser, milestones, threads, gpu
+        self.optimiser, self.milestones = optimiser, milestones
+        self.threads, self.gpu, self.workers = threads, gpu, workers
         self.specs: dict[str, Spec] = {}
         self.done: dict[str, Outcome] = {}
         self.running: dict[str, int] = {}  # Optuna's number of the trial
@@ -157,6 +159,7 @@ class Study:
             model=model,
             threads=self.threads,
             gpu=self.gpu,
+            workers=self.workers,
         )
         write(self.folder / name / "spec.json", spec)
         trial.set_user_attr("id", name)

@@ -234,6 +234,10 @@ def search(
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         spec = config["spec"]
         bundle = {"CPU": cpu, "GPU": spec["gpu"], "memory": (memory or {}).get(spec["dataset"], 0.0)}
+        if spec["workers"] > 1:
+            # Its workers ask for theirs when it runs, and `at_once` sees to it that there is enough for all of them: a
+            # trial that held any itself could leave too little, and all would wait for ever.
+            bundle = {"memory": max(bundle["memory"], 1e6)}
         return tune.PlacementGroupFactory([{k: v for k, v in bundle.items() if v}])
 
     with tempfile.TemporaryDirectory(prefix="symcere-tune-") as scratch, _quiet_tune():

@@ -34,6 +34,7 @@ class Spec:
         values: what was chosen, by parameter's key.
         experiment: the whole experiment, as a mapping.
         milestones: epochs after which it may be ended; the best value so far is reported at each.
+        workers: processes that train it together.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Spec:
     model: str = ""
     threads: int = 1
     gpu: float = 0.0
+    workers: int = 1
 
     @property
     def study(self) -> str:
@@ -194,7 +196,7 @@ def _train(spec: Spec, path: Path, record: _Record) -> None:
     import torch
 
     from symcere.evaluation import Evaluator
-    from symcere.training import Checkpoint, fit
+    from symcere.training import Checkpoint, Epoch, fit
     from symcere.training.fit import SELECTED
 
     torch.set_num_threads(max(1, spec.threads))
@@ -208,15 +210,25 @@ def _train(spec: Spec, path: Path, record: _Record) -> None:
                 record.reach(figures)
         except UserError:  # of another version of symcere: start anew
             resume = False
-    fitted = fit(
-        corpus,
-        embeddings,
-        experiment,
-        device="cuda" if spec.gpu else "cpu",
-        on_epoch=lambda epoch: record.reach({"epoch": epoch.number, **epoch.flat()}),
-        path=path,
-        resume=resume,
-    )
+
+    def on_epoch(epoch: Epoch) -> None:
+        record.reach({"epoch": epoch.number, **epoch.flat()})
+
+    if spec.workers > 1 and experiment.closed_form.kind == "none":
+        from symcere.distributed.train import fit as fit_together
+
+        fitted = fit_together(
+            corpus,
+            embeddings,
+            experiment,
+            path=path,
+            workers=spec.workers,
+            gpus_per_worker=int(spec.gpu > 0),
+            on_epoch=on_epoch,
+        )
+    else:
+        device = "cuda" if spec.gpu else "cpu"
+        fitted = fit(corpus, embeddings, experiment, device=device, on_epoch=on_epoch, path=path, resume=resume)
     if experiment.closed_form.kind != "none":
         evaluator = Evaluator(corpus, "val", ks=(SELECTED,))
         k = evaluator.ks[-1]

@@ -105,6 +105,7 @@ def sweep(
                 declared.sweep.stopping,
                 cpu=declared.sweep.resources.cpu,
                 memory=memory,
+                at_once=_together(declared, resources),
                 max_hours=max_hours or declared.sweep.max_hours,
                 on_end=recorder.put,
                 on_change=_standing_of(on_standing, studies, resources, declared),
@@ -238,9 +239,25 @@ def _studies(
                     sweep.stopping.milestones,
                     max(1, int(sweep.resources.cpu)),
                     gpu,
+                    sweep.resources.workers,
                 )
             )
     return studies, memory
+
+
+def _together(declared: Declared, resources: Mapping[str, float]) -> int:
+    """Trials of several workers at the same time at most; 0, of one worker: Ray counts.
+
+    Raises:
+        UserError: not even one would fit.
+    """
+    wanted = declared.sweep.resources.workers
+    if wanted == 1:
+        return 0
+    kind = "GPU" if resources.get("GPU") and declared.sweep.resources.gpu != "0" else "CPU"
+    if resources.get(kind, 0) < wanted:
+        raise UserError(f"A trial asks for {wanted} workers, but Ray has {resources.get(kind, 0):g} {kind}s.")
+    return int(resources[kind] // wanted)
 
 
 def _width(one: Ready, search: Search) -> int:
