@@ -13,6 +13,7 @@ by no more than chance, it is the paired t-test over users on the average of the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import factorial
 
 import numpy as np
 
@@ -159,13 +160,14 @@ def average_ranks(scores: Mapping[str, Sequence[float]], level: float = 0.05) ->
     ranked = stats.rankdata(-table, axis=1)
     ranks = ranked.mean(0)
     # Friedman's statistic with ties, in the F form of Iman & Davenport (1980), which is less conservative. Methods
-    # that never change places leave no error term.
+    # that never change places leave no error term; the chance that all data sets agree on one order is exact.
     between = N * ((ranks - (M + 1) / 2) ** 2).sum()
     within = ((ranked - (M + 1) / 2) ** 2).sum()
     if N < 2:
         p = float("nan")
     elif within - between < 1e-9:
-        p = 0.0 if between > 0 else 1.0
+        orders = factorial(M) / np.prod([factorial(n) for n in np.unique(ranked[0], return_counts=True)[1]])
+        p = float(orders) ** (1 - N)
     else:
         p = float(stats.f.sf((N - 1) * between / (within - between), M - 1, (M - 1) * (N - 1)))
     q = stats.studentized_range.ppf(1 - level, M, np.inf) / np.sqrt(2)

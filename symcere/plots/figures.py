@@ -112,7 +112,9 @@ def norm_against_popularity(
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set(xlabel="training interactions of the item", ylabel="length of its vector")
+    axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))  # type: ignore[call-arg]
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
     _title(axes, title, note)
     axes.legend()
     if np.ptp(np.concatenate([np.asarray(v, dtype=float) for v in series.values()])) < 1e-4:

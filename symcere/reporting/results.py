@@ -72,6 +72,7 @@ class Results:
     Attributes:
         methods: every method with a final model, baselines as ``symcere baselines`` lists them, the focus last.
         rivals: the methods that the focus is measured against.
+        elected: the focus was neither asked for nor proposed: it is the best on validation, of all that took part.
 
     Raises:
         UserError: a ``focus`` that the sweep does not have.
@@ -99,7 +100,8 @@ class Results:
                 f"The sweep '{self.sweep.name}' has no final model of a method '{self.focus}'. "
                 f"{nearest(self.focus, present)}"
             )
-        self.focus = self.focus or (DEFAULT if DEFAULT in present else self._best_on_validation(present))
+        self.elected = not self.focus and DEFAULT not in present
+        self.focus = self.focus or (self._best_on_validation(present) if self.elected else DEFAULT)
         order = {name: n for n, name in enumerate(known_baselines())}
         self.methods = sorted({m for _, m in self.finals}, key=lambda m: (m == self.focus, order.get(m, len(order)), m))
         ours = [m for m in self.methods if m == self.focus or m.startswith(DEFAULT)]

@@ -62,15 +62,9 @@ def p_is(value: float) -> str:
 
 
 def hours_text(hours: float) -> str:
-    return (
-        f"{hours:,.0f}"
-        if hours >= 100
-        else f"{hours:.1f}"
-        if hours >= 10
-        else f"{hours:.2f}"
-        if hours >= 0.01
-        else f"{hours:.1g}"
-    )
+    if 0 < hours < 0.005:
+        return "< 0.01"
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 10 else f"{hours:.2f}"
 
 
 def seconds_text(seconds: float) -> str:

@@ -161,7 +161,8 @@ def test_variants_of_the_method_are_no_baselines_unless_there_is_nothing_else(th
 
 def test_the_focus_is_asked_for_or_the_best_on_validation(three):
     baselines = [r for r in three if r.method != "symcere"]
-    assert results(*baselines).focus == "lightgcn"
+    assert (results(*baselines).focus, results(*baselines).elected) == ("lightgcn", True)
+    assert not results(*three).elected
     asked = results(*three, focus="mf-bpr")
     assert (asked.focus, asked.rivals) == ("mf-bpr", ["lightgcn", "symcere"])
     with pytest.raises(UserError, match=r"no final model of a method 'lightgnc'. Did you mean lightgcn\?"):
