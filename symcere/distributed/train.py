@@ -121,9 +121,25 @@ def fit(
     job = Job(corpus.path, corpus.fingerprint, told, experiment, parallel, str(path), checkpoint_every)
     if not remote(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with _quiet_train(), pool(address, 0 if gpus_per_worker else max(workers, os.cpu_count() or 1)):
+    with _quiet_train(), pool(address, 0 if gpus_per_worker else max(workers, os.cpu_count() or 1)) as there:
+        _check(there, {"CPU": workers, "GPU": workers * gpus_per_worker}, address)
         _run(job, workers, gpus_per_worker, strategy, on_epoch)
     return restore(corpus, embeddings, Checkpoint.load(path))
+
+
+def _check(there: dict[str, float], wanted: dict[str, float], address: str) -> None:
+    """Says what a cluster lacks: an autoscaler may add it, and Ray waits for it without a word."""
+    for kind, count in wanted.items():
+        found = int(there.get(kind, 0))
+        if found < count and not address and kind == "GPU":
+            raise UserError(f"{count} GPUs are asked for, and this machine has {found}: use fewer, or --address.")
+        if found < count:
+            logging.getLogger(__name__).warning(
+                "Waiting for %d %ss, of which the cluster has %d now. If nothing can add to it, use fewer workers.",
+                count,
+                kind,
+                found,
+            )
 
 
 def _run(job: Job, workers: int, gpus: int, strategy: str, on_epoch: Callable[[Epoch], bool | None] | None) -> None:
@@ -231,11 +247,15 @@ def _quiet_train() -> Iterator[None]:
 def _work(config: dict[str, Any]) -> None:
     import ray
     import ray.train
+    import torch
     from ray.train.torch import get_device
 
     job, desk = config["job"], config["desk"]
     if ray.get(desk.heard.remote(False))[1]:  # started again after an error that it would meet again
         return
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL sends objects from
     workers, local = Workers.here(), ray.train.get_context().get_local_rank()
     try:
         sees = remote(job.path) or Path(job.path).parent.is_dir()
@@ -255,7 +275,7 @@ def _work(config: dict[str, Any]) -> None:
             corpus,
             embeddings,
             job.experiment,
-            device=get_device(),
+            device=device,
             on_epoch=lambda epoch: ray.get(desk.tell.remote(epoch)),
             path=job.path,
             resume=workers.agree(exists(job.path)),
