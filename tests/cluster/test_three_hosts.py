@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from symcere import tracking
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TRAIN = (  # noqa: SIM905
@@ -106,6 +108,14 @@ def test_three_hosts_from_up_to_down(hosts):
     assert together.keys() == alone.keys()
     for name, value in alone.items():
         assert together[name] == pytest.approx(value, rel=0.02, abs=2e-3), name
+    # The last epoch, long after the loss of the host, is that of an undisturbed training in one process.
+    store = f"sqlite:///{hosts.shared}/home/mlflow.db"
+    ends = {}
+    for run in tracking.list_runs("synthetic", store):
+        last = max(tracking.client(store).get_metric_history(run.id, "loss"), key=lambda told: told.step)
+        ends[run.name.rpartition("-")[0]] = (last.step, last.value)
+    assert ends["together"] == (1500, pytest.approx(ends["alone"][1], rel=1e-3))
+    assert ends["alone"][0] == 1500
     assert active(hosts) == 2
 
     hosts.run("ray", "down", "-y", str(hosts.file), timeout=200)
