@@ -35,7 +35,6 @@ _PARAM_LENGTH, _TAG_LENGTH = 6000, 5000  # MLflow's limits, in characters (tags:
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
 DELAY = 1.0
 """Seconds that the figures of an epoch may wait for those of the next ones."""
-_TOGETHER = 1.0  # seconds whose epochs travel in one request
 
 
 class Terminated(SystemExit):
@@ -58,8 +57,10 @@ class Tracker:
 
     def __init__(self, store: MlflowClient, run_id: str, name: str, uri: str):
         self.store, self.run_id, self.name, self.uri = store, run_id, name, uri
-        self._waiting: list[Any] = []
-        self._sent = 0.0
+        self._lock = threading.RLock()
+        self._waiting: list[Metric] = []
+        self._timer: threading.Timer | None = None
+        self._trouble: Exception | None = None
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters by dotted name, as text: cut at MLflow's limit, credentials in URIs masked."""
@@ -75,8 +76,8 @@ class Tracker:
             self._wait(metrics, step)
             self.flush()
 
-    def log_soon(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Metrics that are stored within a second, in one request with all that come until then.
+    def log_epoch(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Figures that are stored within a second, in one request with all that come until then.
 
         A request takes some milliseconds, which is more than an epoch of a tiny corpus. Nothing is lost by an
         exception or a signal that ends the run, and at most the last second by a kill.
@@ -116,22 +117,6 @@ class Tracker:
             except Exception as trouble:  # of a thread that nobody listens to: what waits stays, the next call tells
                 self._trouble = trouble
 
-    def log_epoch(self, metrics: Mapping[str, float], step: int) -> None:
-        """As :meth:`log_metrics`, but the epochs of a second travel in one request: some are done in milliseconds."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self._waiting += [Metric(k, float(v), now, step) for k, v in metrics.items()]
-        if time.monotonic() - self._sent >= _TOGETHER:
-            self.flush()
-
-    def flush(self) -> None:
-        """Sends the epochs that wait."""
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), _METRICS_PER_BATCH):
-            self.store.log_batch(self.run_id, metrics=waiting[start : start + _METRICS_PER_BATCH])
-        self._sent = time.monotonic()
-
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
@@ -164,11 +149,13 @@ class Tracker:
             self.log_file(Path(folder) / where.name, "" if where.parent == Path() else where.parent.as_posix())
 
     def end(self, status: str, error: str = "") -> None:
-        """FINISHED, FAILED or KILLED, with the reason as a tag."""
-        self.flush()
-        if error:
-            self.set_tags({ERROR: error})
-        self.store.set_terminated(self.run_id, status)
+        """FINISHED, FAILED or KILLED, with the reason as a tag; what waits is stored before."""
+        try:
+            self.flush()
+        finally:
+            if error:
+                self.set_tags({ERROR: error})
+            self.store.set_terminated(self.run_id, status)
 
 
 @contextmanager
