@@ -270,20 +270,27 @@ def each(
     *,
     cpu: float = 1.0,
     gpu: float = 0.0,
+    at_once: int = 0,
     on_result: Callable[[Any, Any, str], None],
 ) -> None:
     """``function`` of every argument, each in a worker of the pool; a worker that dies is replaced.
 
     Args:
         function: can be imported by its name.
+        cpu, gpu: of each; nothing where it asks for workers of its own.
+        at_once: how many at the same time at most; 0: what fits.
         on_result: called with an argument, the result, and why there is none (then the result is None).
     """
     import ray
 
     task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=RESTARTS)(function)
-    left = {task.remote(argument): argument for argument in arguments}
+    waiting = list(arguments)
+    left: dict[Any, Any] = {}
     try:
-        while left:
+        while waiting or left:
+            while waiting and (not at_once or len(left) < at_once):
+                argument = waiting.pop(0)
+                left[task.remote(argument)] = argument
             (reference,), _ = ray.wait(list(left), num_returns=1)
             argument = left.pop(reference)
             try:

@@ -112,7 +112,7 @@ def sweep(
             )
         if ended == "stopped":
             raise Stopped(f"Stopped in order. `symcere sweep --resume {name}` goes on with it.")
-        _finals(name, declared, studies, parents, seeds, on_standing)
+        _finals(name, declared, studies, parents, seeds, resources, on_standing)
         table = _table(name, studies)
         for one in ready:
             best = {s.method: s.best() for s in studies if s.dataset == one.corpus.name}
@@ -453,6 +453,7 @@ def _finals(
     studies: Sequence["Study"],
     parents: Mapping[str, "Tracker"],
     seeds: int,
+    resources: Mapping[str, float],
     on_standing: OnStanding | None,
 ) -> None:
     """Trains the best setting of each study with several seeds, and tests these models alone, once."""
@@ -474,6 +475,8 @@ def _finals(
                     "method": spec.method,
                     "experiment": spec.experiment,
                     "seed": seed,
+                    "workers": study.workers,
+                    "gpus": int(study.gpu > 0),
                     "parent": parents[spec.dataset].run_id,
                     "tags": {TRIAL: spec.id, "symcere.sweep_file": declared.sha256},
                     "environment": _environment(),
@@ -501,8 +504,16 @@ def _finals(
         tell()
 
     tell()
-    resources = declared.sweep.resources
-    distributed.each(final, wanted, cpu=resources.cpu, gpu=max((s.gpu for s in studies), default=0), on_result=ended)
+    asked = declared.sweep.resources
+    alone = asked.workers == 1
+    distributed.each(
+        final,
+        wanted,
+        cpu=asked.cpu if alone else 0,
+        gpu=max((s.gpu for s in studies), default=0) if alone else 0,
+        at_once=_together(declared, resources),
+        on_result=ended,
+    )
     if errors:
         raise UserError(
             f"{len(errors)} final models failed, {errors[-1]} `symcere sweep --resume {name}` tries them again."
@@ -543,6 +554,8 @@ def final(one: Mapping[str, Any]) -> dict[str, float]:
         parent=one["parent"],
         reuse=True,
         resume=begun,
+        workers=one["workers"],
+        gpus_per_worker=one["gpus"] if one["workers"] > 1 else 0,
     ).metrics
 
 

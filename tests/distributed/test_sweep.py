@@ -1,5 +1,6 @@
 """Studies side by side, what a restart finds, and whole sweeps over real Ray."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,6 @@ from symcere.config import Experiment
 from symcere.config.space import read_space
 from symcere.config.sweep import Sampler, Search, Stopping
 from symcere.data.corpus import Corpus, Entries
-from symcere.distributed import studies as of_studies
 from symcere.distributed import trial as trials
 from symcere.distributed.studies import Study, open_storage, open_study
 from symcere.distributed.trial import Outcome, Spec, read_outcome, write
@@ -356,11 +357,9 @@ stopping: {grace: 3, reduction: 2}
 """
 
 DRIVER = """
-import sys
-from symcere.steps.sweep import sweep
-file, resume = sys.argv[1:]
-told = sweep(file, resume=resume)
-print(told["trials"])
+import json, sys
+from symcere.steps import sweep
+print(sweep(**json.loads(sys.argv[1]))["trials"])
 """
 
 
@@ -476,16 +475,23 @@ def test_what_is_missing_is_said_before_anything_starts(corpora):
 # ---------------------------------------------------------------- kills
 
 
-def drive(home: Path, *words: str) -> subprocess.Popen:
-    environment = {**os.environ, "SYMCERE_HOME": str(home)}
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *words],
-        env=environment,
+@contextlib.contextmanager
+def driver(home: Path, **words) -> Iterator[subprocess.Popen]:
+    """A process that runs a sweep; with all that it started it is gone when the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, json.dumps(words)],
+        env={**os.environ, "SYMCERE_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def wait_for(condition, seconds: float = 180) -> None:
@@ -508,32 +514,46 @@ def ended(home: Path) -> dict[str, dict]:
 
 @pytest.mark.slow
 def test_a_killed_driver_loses_nothing(corpora):
-    file = write_sweep(corpora, epochs=2000, trials=3)
-    driver = drive(corpora, str(file), "")
-    try:
-        wait_for(lambda: len(ended(corpora)) >= 2 and len(outcomes(corpora)) > len(ended(corpora)))
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)  # the driver, and Ray's processes with it
-        driver.wait()
+    file = write_sweep(corpora, epochs=400, trials=3)
+    with driver(corpora, file=str(file)):
+        wait_for(lambda: len(ended(corpora)) >= 3 and len(outcomes(corpora)) > len(ended(corpora)))
     kept = ended(corpora)
-    again = drive(corpora, "", "tiny")
-    printed, _ = again.communicate(timeout=500)
-    assert again.returncode == 0, printed
+    assert 3 <= len(kept) < 8
+    with driver(corpora, resume="tiny") as again:
+        printed, _ = again.communicate(timeout=550)
+        assert again.returncode == 0, printed
     after = ended(corpora)
     assert len(after) == 8
     assert all(after[name] == outcome for name, outcome in kept.items())  # not run again
     check_records(8)
-
-    states = [t.state.name for s in of_studies_in(corpora) for t in s.trials]
-    assert "RUNNING" not in states
-    assert "WAITING" not in states
+    states = [trial.state.name for found in optuna_studies(corpora) for trial in found.trials]
+    assert set(states) <= {"COMPLETE", "FAIL"}
     assert states.count("COMPLETE") == 8
 
 
-def of_studies_in(home: Path) -> list:
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_sweep_ends_in_order_and_goes_on(corpora, number):
+    from symcere import tracking
+
+    file = write_sweep(corpora, epochs=400, trials=3)
+    with driver(corpora, file=str(file), methods=["lightgcn"], seeds=0) as first:
+        wait_for(lambda: len(ended(corpora)) >= 2)
+        os.kill(first.pid, number)
+        printed, _ = first.communicate(timeout=120)
+    assert first.returncode != 0
+    assert number != signal.SIGINT or "symcere sweep --resume tiny" in printed
+    assert "RUNNING" not in {run.status for run in tracking.list_runs("tiny")}
+    with driver(corpora, resume="tiny") as again:
+        printed, _ = again.communicate(timeout=550)
+        assert again.returncode == 0, printed
+    assert len(ended(corpora)) == 6
+
+
+def optuna_studies(home: Path) -> list:
     import optuna
 
-    storage = of_studies.open_storage("", home / "sweeps" / "tiny")
+    storage = open_storage("", home / "sweeps" / "tiny")
     return [
         optuna.load_study(storage=storage, study_name=s.study_name) for s in optuna.get_all_study_summaries(storage)
     ]
@@ -541,36 +561,25 @@ def of_studies_in(home: Path) -> list:
 
 @pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint(corpora):
-    file = write_sweep(corpora, epochs=3000, trials=2)
-    file.write_text(file.read_text().replace("stopping: {grace: 3, reduction: 2}", "stopping: {kind: none}"))
-    driver = drive(corpora, str(file), "")
-    checkpoints = corpora / "sweeps" / "tiny" / "trials"
-    try:
-        wait_for(lambda: list(checkpoints.rglob("checkpoint.pt")))
-        folder = next(iter(checkpoints.rglob("checkpoint.pt"))).parent
-        started = json.loads((folder / "outcome.json").read_text())["started"]
-        (worker,) = workers_with(folder)
-        os.kill(worker, signal.SIGKILL)
-        printed, _ = driver.communicate(timeout=500)
-    finally:
-        if driver.poll() is None:
-            os.killpg(driver.pid, signal.SIGKILL)
-    assert driver.returncode == 0, printed
-    outcome = json.loads((folder / "outcome.json").read_text())
-    assert outcome["status"] == "finished"
-    assert outcome["started"] > started
-    epochs = [e["epoch"] for e in outcome["history"]]
-    assert epochs == list(range(1, 3001))
-    check_records(6)
-
-
-def workers_with(folder: Path) -> list[int]:
-    """Ray's workers that wrote the trial's last report, told by the trainable's name and their use of the CPU."""
     import psutil
 
-    found = [p for p in psutil.process_iter(["cmdline"]) if "ImplicitFunc" in " ".join(p.info["cmdline"] or [])]
-    found += [
-        p for p in psutil.process_iter(["cmdline"]) if "_trial" in " ".join(p.info["cmdline"] or []) and p not in found
-    ]
-    busy = [(p.cpu_times().user, p.pid) for p in found if p.cwd]
-    return [max(busy)[1]]
+    file = write_sweep(corpora, epochs=4000, trials=1)
+    file.write_text(file.read_text().replace("stopping: {grace: 3, reduction: 2}", "stopping: {kind: none}"))
+    trials = corpora / "sweeps" / "tiny" / "trials"
+    with driver(corpora, file=str(file), datasets=["one"], methods=["lightgcn"], seeds=0) as one:
+        wait_for(lambda: list(trials.rglob("checkpoint.pt")))
+        folder = next(iter(trials.rglob("checkpoint.pt"))).parent
+        before = json.loads((folder / "outcome.json").read_text())
+        below = psutil.Process(one.pid).children(recursive=True)
+        workers = [p for p in below if "ImplicitFunc" in " ".join(p.cmdline())]
+        assert workers
+        for worker in workers:
+            worker.kill()
+        printed, _ = one.communicate(timeout=550)
+        assert one.returncode == 0, printed
+    after = json.loads((folder / "outcome.json").read_text())
+    assert after["status"] == "finished"
+    assert after["started"] > before["started"]  # it was begun again
+    assert [e["epoch"] for e in after["history"]] == list(range(1, 4001))
+    # an epoch that was not done again has the very time that it took
+    assert after["history"][0] == before["history"][0]
