@@ -107,13 +107,14 @@ class Reasons:
 
     def _vectors_of(self, wanted: Sequence[str]) -> dict[str, Tensor | None]:
         """Vectors of length one, kept for the next time; None for a text without any known word."""
-        new = list(dict.fromkeys(s for s in wanted if s not in self._vectors))
+        vectors = self._vectors  # other threads may put another one in its place, never take from it
+        new = list(dict.fromkeys(s for s in wanted if s not in vectors))
         if new:
-            if len(self._vectors) + len(new) > MEMORY:
+            if len(vectors) + len(new) > MEMORY:
                 kept = set(wanted)
-                self._vectors = {s: v for s, v in self._vectors.items() if s in kept}
+                vectors = self._vectors = {s: v for s, v in vectors.items() if s in kept}
             X = self.encode(new)
             T = torch.nn.functional.normalize(self.newcomers.text(X), dim=1)
             known = np.any(X, axis=1)
-            self._vectors.update({s: T[k].clone() if known[k] else None for k, s in enumerate(new)})
-        return self._vectors
+            vectors.update({s: T[k].clone() if known[k] else None for k, s in enumerate(new)})
+        return vectors

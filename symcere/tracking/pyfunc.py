@@ -30,6 +30,7 @@ class Recommender(PythonModel):
         from symcere.serving import load
 
         self.service = load(Path(context.artifacts["recommender"]))
+        _ = self.service.users, self.service.items  # made once, here, and not in the first request
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """A data frame of requests → one of answers; see the module.

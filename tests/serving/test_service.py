@@ -183,3 +183,36 @@ def test_models_without_vectors_or_text_recommend_and_say_so(corpus, embeddings)
     assert known.items == liked.items
     with pytest.raises(UserError, match="no popularity term"):
         ease.recommend([Request("ann-009", popularity_weight=1.0)])
+
+
+def test_reasons_name_what_a_user_was_planted_to_care_for(tmp_path):
+    """Against sentences that are drawn by chance from the same reviews of the same items."""
+    import re
+
+    from symcere.config.fields import build
+    from symcere.data import cards
+    from symcere.data.prepare import prepare
+    from symcere.data.synthetic import Synthetic
+    from symcere.text import embed
+
+    card = dataclasses.replace(cards.find("synthetic"), columns={"users": 300, "items": 60})
+    corpus = prepare(card, card.data, [], tmp_path / "planted")
+    experiment = Experiment().replace({"text.encoders": "lsa", "train.epochs": 30, "train.lr": 0.01, "model.dim": 32})
+    embeddings = embed(corpus, experiment.text, tmp_path)
+    service = Service.of(fit(corpus, embeddings, experiment), corpus, embeddings, "planted")
+    truth = build(Synthetic, card.columns).truth().numbered_as(corpus.user_ids, corpus.item_ids)
+    names, words = truth.attributes, truth.words
+    loved = [{w for a in np.flatnonzero(row) for w in words[names[a]]} for row in truth.user_attributes()]
+    of, rng = sentences(corpus), np.random.default_rng(0)
+    told, drawn = [], []
+    users = range(0, corpus.num_users, 2)
+    for user, answer in zip(
+        users, service.recommend([Request(corpus.user_ids[u].as_py(), k=5, why=True) for u in users]), strict=True
+    ):
+        for item, phrase in zip(answer.items, answer.why, strict=True):
+            others = of(corpus.item_index(item))
+            if phrase and others:
+                told.append(bool(loved[user] & set(re.findall(r"\w+", phrase.lower()))))
+                drawn.append(bool(loved[user] & set(re.findall(r"\w+", rng.choice(others).lower()))))
+    assert len(told) > 200
+    assert np.mean(told) > 2 * np.mean(drawn)
