@@ -243,8 +243,7 @@ def _words(corpus: Corpus, shown: np.ndarray, chosen: np.ndarray) -> tuple[list[
         except ValueError:  # scikit-learn's way to say that no word is left
             continue
     else:
-        nothing = (np.full((len(rows), width), NONE) for rows, width in ((shown, ITEM_WORDS), (chosen, USER_WORDS)))
-        return [], *nothing, None
+        return [], np.full((len(shown), ITEM_WORDS), NONE), np.full((len(chosen), USER_WORDS), NONE), None
     items, users = _strongest(weights, ITEM_WORDS), _strongest(vectorizer.transform(of_users()), USER_WORDS)
     terms = vectorizer.get_feature_names_out()
     used = np.unique(np.concatenate([items.ravel(), users.ravel()]))

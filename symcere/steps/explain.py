@@ -12,11 +12,11 @@ from symcere.steps.corpora import Progress
 from symcere.steps.runs import Restored, restore
 
 if TYPE_CHECKING:
+    from symcere.explanation import Alignment, Lime
     from symcere.explanation.report import ModelReport, PairReport
 
-OF_PAIR = {"samples": 300, "reviews": 8, "choose": "influence"}
-OF_MODEL = {"samples": 100, "reviews": 4, "choose": "random"}
-"""One pair is worth a closer look than each of many is."""
+OF_PAIR, OF_MODEL = (300, 8), (100, 4)
+"""Variants of each review, and reviews perturbed at most: one pair is worth a closer look than each of many is."""
 
 
 def explain(
@@ -59,13 +59,8 @@ def explain(
         )
     restored = restore(run, progress)
     alignment = Alignment(restored.fitted.model, restored.corpus, restored.embeddings, side)
-    chosen = OF_PAIR if user else OF_MODEL
-    lime = Lime(
-        samples=samples or int(chosen["samples"]),
-        reviews=reviews or int(chosen["reviews"]),
-        choose=chosen["choose"],  # type: ignore[arg-type]
-        seed=seed,
-    )
+    variants, texts = OF_PAIR if user else OF_MODEL
+    lime = Lime(samples or variants, reviews or texts, "influence" if user else "random", seed=seed)
     if lime.samples < 20:
         raise UserError(f"{lime.samples} variants of a review are too few to fit its words: take 20 or more.")
     if user:
@@ -73,7 +68,9 @@ def explain(
     return _whole(run, restored, alignment, lime, pairs, split, out, progress)
 
 
-def _pair(restored: Restored, alignment, lime, user: str, item: str, html: Path | None) -> "PairReport":
+def _pair(
+    restored: Restored, alignment: "Alignment", lime: "Lime", user: str, item: str, html: Path | None
+) -> "PairReport":
     from symcere.explanation import explain
     from symcere.explanation.report import PairReport, page
     from symcere.explanation.words import english_share
@@ -105,7 +102,16 @@ def _pair(restored: Restored, alignment, lime, user: str, item: str, html: Path 
     return report
 
 
-def _whole(run, restored: Restored, alignment, lime, pairs, split, out, progress) -> "ModelReport":
+def _whole(
+    run: str | Path,
+    restored: Restored,
+    alignment: "Alignment",
+    lime: "Lime",
+    pairs: int,
+    split: str,
+    out: Path | None,
+    progress: Progress,
+) -> "ModelReport":
     from symcere import console
     from symcere.explanation import explain, sample_pairs, summarise
     from symcere.explanation.report import ModelReport, figures, page
