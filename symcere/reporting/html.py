@@ -10,6 +10,9 @@ from pathlib import Path
 from symcere.plots import svg
 from symcere.reporting.document import Block, Cell, Document, Figure, Row, Section, Table, Text, cell
 
+DENSE = 9
+"""Tables of more columns put spreads below their means."""
+
 
 def page(document: Document) -> str:
     """The page as HTML. A policy in its head forbids it to load anything."""
@@ -87,7 +90,8 @@ def _table(table: Table) -> str:
     rows = "\n".join(_row(row, table, before) for row, before in zip(table.rows, [None, *table.rows], strict=False))
     note = f'<p class="note">{_inline(table.note)}</p>' if table.note else ""
     caption = _inline(table.caption)
-    inside = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
+    kind = " class=dense" if len(table.head) > DENSE else ""
+    inside = f"<table{kind}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
     # The caption stands outside what scrolls, so that it stays in sight.
     if table.folded:
         return f'<details><summary>{caption}</summary><div class="scroll">{inside}</div>{note}</details>'

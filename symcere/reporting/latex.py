@@ -27,7 +27,7 @@ def table(block: Table) -> str:
         r"\centering",
         rf"\caption{{{_text(block.caption)}}}",
         rf"\label{{tab:{block.name.replace('_', '-')}}}",
-        r"\small",
+        r"\scriptsize\setlength{\tabcolsep}{3pt}" if len(block.head) > 9 else r"\small",
         rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
         r"\toprule",
         _line(escape(title) for title in block.head),

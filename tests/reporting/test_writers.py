@@ -151,6 +151,13 @@ def test_latex_is_booktabs_with_every_special_escaped():
     assert escape(r"\{~^}") == r"\textbackslash{}\{\textasciitilde{}\textasciicircum{}\}"
 
 
+def test_wide_tables_are_set_closer():
+    wide = Table("w", "Wide", [f"m{n}" for n in range(12)], [[Cell("0.1", "± 0.2")] * 12])
+    assert "<table class=dense>" in page(Document("", "", [], {}, (), [Section("s", [wide])]))
+    assert r"\tabcolsep" in latex(wide)
+    assert r"\tabcolsep" not in latex(TABLE)
+
+
 def test_all_files_appear_together(document, tmp_path):
     written = write(document, tmp_path / "report")
     assert sorted(p.name for p in written.figures) == ["curve.pdf", "curve.png"]

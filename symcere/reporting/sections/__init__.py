@@ -19,6 +19,9 @@ from symcere.reporting.sections.popularity import popularity
 from symcere.reporting.sections.search import ablation, chosen, importance, temperature
 from symcere.reporting.words import DASH, counted, hours_text, lasted, listed, percent, reason
 
+NAMED = 6
+"""More data sets than these are counted at the head of the page, not named."""
+
 
 def document(results: Results) -> Document:
     """The whole report of a sweep."""
@@ -75,12 +78,8 @@ def _lead(results: Results) -> list[str]:
         lost = [d for d, c in tested.items() if c.marks and c.difference < 0]
         open_ = [d for d in tested if d not in won and d not in lost]
         told = [
-            f"{verb} {listed(names)}"
-            for verb, names in (
-                ("significantly better on", won),
-                ("significantly worse on", lost),
-                ("not told apart on", open_),
-            )
+            f"{verb} on {listed(names) if len(tested) <= NAMED else counted(len(names), 'data set')}"
+            for verb, names in (("significantly better", won), ("significantly worse", lost), ("not told apart", open_))
             if names
         ]
         lead.append(f"Over users and seeds, Holm-corrected, it is {'; '.join(told)}.")

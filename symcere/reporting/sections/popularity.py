@@ -15,6 +15,8 @@ from symcere.reporting.words import DASH, digits, file_name, listed, value_or
 
 MOST_DATASETS = 7
 """More of them than these are drawn as their mean."""
+FEW_DATASETS = 4
+"""So many pictures of vector lengths stand for all, where there are more data sets."""
 MOST_METHODS = 5
 """Methods beside each other in a figure; the table holds all."""
 THIRDS = ("head", "middle", "tail")
@@ -107,7 +109,8 @@ def _norms(results: Results) -> list[Block]:
     blocks: list[Block] = []
     alike: list[str] = []
     without: list[str] = []
-    for dataset in results.datasets[:MOST_DATASETS]:
+    drawn_ones = results.datasets if len(results.datasets) <= MOST_DATASETS else results.datasets[:FEW_DATASETS]
+    for dataset in drawn_ones:
         ranked = sorted(results.rivals, key=lambda m: -value_or(results.validation(dataset, m), -1))
         known = {m: table for m in [results.focus, *ranked] if (table := results.items(dataset, m)) is not None}
         moving = [m for m in known if not math.isnan(norm_correlation(known[m]["norm"], known[m]["popularity"]))]
@@ -132,7 +135,7 @@ def _norms(results: Results) -> list[Block]:
         )
     if len(results.datasets) > MOST_DATASETS:
         blocks.append(
-            Text(f"Drawn for the first {MOST_DATASETS} data sets; the table has the correlation on all of them.")
+            Text(f"Drawn for the first {FEW_DATASETS} data sets; the table has the correlation on all of them.")
         )
     return blocks
 

@@ -62,20 +62,22 @@ def _share(trials: Trials, name: str, lines: int = 1) -> tuple[dict[str, dict[fl
 
 def _curve(title: str, name: str, trials: Trials, lines: str) -> list[Block]:
     """A line for each key of ``trials``; too many are drawn as their mean and its spread."""
-    shares, count = _share(trials, name, len(trials))
+    shares, count = _share(trials, name, min(len(trials), MOST_LINES))
     where = sorted({v for share in shares.values() for v in share})
     if len(where) < 2:
         return []
     table = {key: [share.get(v, math.nan) for v in where] for key, share in shares.items()}
-    spreads = None
+    spreads, shown = None, f"one line for each {lines}"
     if len(table) > MOST_LINES:
         values = np.array(list(table.values()))
-        table = {f"mean of {len(values)}": np.nanmean(values, axis=0).tolist()}
-        spreads = {next(iter(table)): np.nanstd(values, axis=0)}
+        shown = f"mean of {len(values)} {lines}s"
+        table = {shown: np.nanmean(values, axis=0).tolist()}
+        spreads = {shown: np.nanstd(values, axis=0)}
+        shown += " and, shaded, their standard deviation"
     drawn = plots.temperature_curve(
         where, table, spreads, metric_name="share of the best validation NDCG@10", title=title
     )
-    caption = f"{title}: `{name}`, {counted(count, 'trial')}, one line for each {lines}."
+    caption = f"{title}: `{name}`, {counted(count, 'trial')}, {shown}."
     return [Figure(f"{name.replace('.', '_')}_{file_name(title)}", caption, drawn)]
 
 
