@@ -3,6 +3,9 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from symcere.training import fit as fit_here
 SMALL = {"model.dim": 5, "train.precision": "fp64", "train.batch_size": 64, "data.core": 1}
 
 
-def make(folder: Path) -> tuple[Corpus, Embeddings]:
+def make(folder: Path, name: str = "corpus") -> tuple[Corpus, Embeddings]:
     rng = np.random.default_rng(3)
     train, val, test = np.split(rng.permutation(50 * 30)[:600], [500, 550])
 
@@ -29,7 +32,7 @@ def make(folder: Path) -> tuple[Corpus, Embeddings]:
         return Entries(pairs // 30, pairs % 30, ["good"] * len(pairs))
 
     corpus = Corpus.write(
-        folder / "corpus",
+        folder / name,
         name="tiny",
         user_ids=[f"u{n:04}" for n in range(50)],
         item_ids=[f"i{n:04}" for n in range(30)],
@@ -163,6 +166,34 @@ def test_a_lost_node_is_survived(tmp_path):
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_what_a_killed_driver_left_is_gone_on_with(home):
+    """One run, from the first worker, whatever happens to it; the resumed one is another, with the same numbers."""
+    from symcere import steps, tracking
+
+    corpus, _ = make(home / "corpora", "tiny")
+    command = [sys.executable, "-m", "symcere.cli", "train", "tiny", "--baseline", "lightgcn", "--workers", "2"]
+    settings = {**SMALL, "train.epochs": 1_000_000, "train.patience": 1_000_000}
+    flags = [word for key, value in settings.items() if key != "data.core" for word in (f"--{key}", str(value))]
+    driver = subprocess.Popen([*command, *flags, "--storage", str(home / "storage")], stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 400
+        while not (found := list((home / "storage").glob("*/checkpoint.pt"))):
+            assert driver.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.5)
+    finally:
+        driver.kill()
+        driver.wait()
+    name, left = found[0].parent.name, Checkpoint.load(found[0]).epoch
+    run = steps.train(resume=name, settings={"train.epochs": left + 5})
+    assert (run.dataset, run.method, run.epochs) == ("tiny", "lightgcn", left + 5)
+    statuses = {r.name: r.status for r in tracking.list_runs("tiny")}
+    assert statuses == {name: "FAILED", run.name: "FINISHED"}
+    whole = baseline("lightgcn", {**settings, "train.epochs": left + 5})
+    assert_same(fit_here(corpus, None, whole, path=home / "alone.pt").checkpoint, Checkpoint.load(run.path))
 
 
 def test_a_node_without_the_corpus_fetches_it_from_the_desk(tmp_path, monkeypatch):
