@@ -234,16 +234,15 @@ def submit(
     client = _client(address)
     with tempfile.TemporaryDirectory(prefix="symcere-package-") as staging:
         packed = package(folder, Path(staging))
-        try:
-            job = client.submit_job(
-                entrypoint=entrypoint(words),
-                runtime_env={"working_dir": staging, "env_vars": environ},
-                metadata={"command": shlex.join(["symcere", *words])},
-                entrypoint_num_cpus=cpus or None,
-                entrypoint_num_gpus=gpus or None,
-            )
-        except Exception as error:
-            raise _refused(address, error) from error
+        job = _send(
+            client,
+            address,
+            entrypoint=entrypoint(words),
+            runtime_env={"working_dir": staging, "env_vars": environ},
+            metadata={"command": shlex.join(["symcere", *words])},
+            entrypoint_num_cpus=cpus or None,
+            entrypoint_num_gpus=gpus or None,
+        )
     notes = tuple(_left_behind(words, folder, packed))
     commands = _commands(job, address, cluster)
     for text in [f"job {job}", *(f"  {name:<9} {line}" for name, line in commands.items()), *notes]:
@@ -265,6 +264,18 @@ def submit(
     code = 0 if details.status == "SUCCEEDED" else (details.driver_exit_code or 1)
     # A process that a signal ended has a negative code; the shell's way to say so is 128 + signal.
     return Job(job, address, str(details.status.value), 128 - code if code < 0 else code, commands, notes)
+
+
+def _send(client: JobSubmissionClient, address: str, seconds: float = 60, **job: Any) -> str:
+    """The new job's id. A cluster that has just come up answers before it can take jobs, and is asked again."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return client.submit_job(**job)
+        except Exception as error:
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise _refused(address, error) from error
+        time.sleep(1)
 
 
 def _commands(job: str, address: str, cluster: str) -> dict[str, str]:

@@ -229,6 +229,24 @@ class Flaky:
         return self.log + self.rest
 
 
+def test_a_young_cluster_is_asked_again(monkeypatch):
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    answers = ["No available agent to submit job, please try again later.", "No available agent", "raysubmit_1"]
+
+    class Young:
+        def submit_job(self, **job) -> str:
+            answer = answers.pop(0)
+            if answer.startswith("No"):
+                raise RuntimeError(f"Request failed with status code 500: {answer}")
+            return answer
+
+    assert module._send(Young(), "http://h:1", entrypoint="x") == "raysubmit_1"
+    answers[:] = ["Not today"]
+    with pytest.raises(UserError, match="Not today"):
+        module._send(Young(), "http://h:1", entrypoint="x")
+    assert answers == []
+
+
 @pytest.mark.parametrize("cuts", [[], [5], [5, 5, 9], [0, 1, 2, 3]])
 def test_a_broken_connection_repeats_and_loses_nothing(monkeypatch, cuts):
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
