@@ -10,6 +10,9 @@ within pairs   Cliff's delta between the |weights| of the objective and of the s
 over words     Cliff's delta between the mean |weights| of the distinct words, with Mann-Whitney's test. Its interval
                is a bootstrap over pairs as well, since words of one pair are not independent.
 
+Both ask which word of two weighs more, whatever by how much. Weights have a heavy tail, so two plainer figures stand
+beside them: the ratio of the classes' mean |weights|, and how many of the strongest words are of each class.
+
 Cliff's delta goes from −1 (sentiment always weighs more) over 0 to 1; Romano et al. (2006) call below .147 negligible,
 below .33 small, below .474 medium. Cliff, *Dominance statistics*, Psychological Bulletin 1993.
 """
@@ -32,6 +35,8 @@ from symcere.explanation.words import CLASSES, counts, english_share, word_class
 
 RESAMPLES = 1000
 LEVEL = 0.95
+STRONGEST = 50
+"""Words at the head of the list whose classes are counted; a tenth of it where it is short."""
 SIZES = ((0.147, "negligible"), (0.33, "small"), (0.474, "medium"), (np.inf, "large"))
 MIN_PAIRS = 3
 """Pairs that a word must stand in to be listed, or a fortieth of all: the mean over fewer says little."""
@@ -134,6 +139,8 @@ class Summary:
         classes: for each class of words: distinct words, mean |weight| of an occurrence with interval, and its share
             of all |weight| beside its share of all occurrences.
         within, over: the claim, read within pairs and over words.
+        ratio: mean |weight| of objective over that of sentiment words, with its bootstrap interval.
+        strongest: for each class, how many of the strongest listed words are of it, and of all listed ones.
         fidelity: how far the local models are to be trusted.
         strata: pairs from each third of item popularity, and the effect within each.
     """
@@ -143,6 +150,8 @@ class Summary:
     classes: list[dict[str, Any]]
     within: Effect
     over: Effect
+    ratio: dict[str, float]
+    strongest: list[dict[str, Any]]
     fidelity: dict[str, Any]
     strata: list[dict[str, Any]]
     notes: list[str]
@@ -217,6 +226,8 @@ def summarise(
         classes=_classes(kinds, weight, there, sums, occurrences),
         within=within[0],
         over=_over(kinds, mean, resampled),
+        ratio=_ratio(kinds, weight, there, sums, occurrences),
+        strongest=_strongest([w["class"] for w in words]),
         fidelity=_fidelity(explanations),
         strata=_strata(strata, within[1]),
         notes=notes,
@@ -256,6 +267,33 @@ def _classes(
             }
         )
     return told
+
+
+def _ratio(
+    kinds: np.ndarray, weight: sp.csr_array, there: sp.csr_array, sums: np.ndarray, occurrences: np.ndarray
+) -> dict[str, float]:
+    """Mean |weight| of an occurrence of an objective word over that of a sentiment word."""
+    objective, sentiment = (kinds == CLASSES.index(name) for name in ("objective", "sentiment"))
+
+    def ratio(sums: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+        first, second = (sums[..., k].sum(-1) / occurrences[..., k].sum(-1) for k in (objective, sentiment))
+        return first / second
+
+    with np.errstate(all="ignore"):
+        value = ratio(weight.sum(0), there.sum(0))
+        low, high = _interval(ratio(sums, occurrences))
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _strongest(classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Classes among the head of the listed words, and among all of them; the words come by falling weight."""
+    head = classes[: min(STRONGEST, max(len(classes) // 10, 1))]
+    first, listed = counts(head), counts(classes)
+    return [
+        {"class": name, "strongest": first[name], "listed": listed[name], "of_all_listed": listed[name] / len(classes)}
+        for name in CLASSES
+        if classes
+    ]
 
 
 def _within(explanations: Sequence[Explanation], draws: np.ndarray) -> tuple[Effect, np.ndarray]:

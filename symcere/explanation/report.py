@@ -96,6 +96,8 @@ class ModelReport:
             "side": self.side,
             "view": self.view,
             "objective_against_sentiment": {"within_pairs": self.found.within, "over_words": self.found.over},
+            "objective_over_sentiment": self.found.ratio,
+            "strongest_words": self.found.strongest,
             "fidelity": self.found.fidelity,
             "classes": self.found.classes,
             "strata": self.found.strata,
@@ -251,6 +253,8 @@ def _model_page(report: ModelReport) -> dict[str, str]:
         "pairs": f"{found.pairs:,}",
         "Cliff’s delta within pairs": f"{found.within.delta:+.2f} [{found.within.low:+.2f}, {found.within.high:+.2f}]",
         "p (Wilcoxon)": f"{found.within.p:.2g}",
+        "objective over sentiment, mean": f"{found.ratio['value']:.2f} [{found.ratio['low']:.2f}, "
+        f"{found.ratio['high']:.2f}]",
         "over words": f"{found.over.delta:+.2f} [{found.over.low:+.2f}, {found.over.high:+.2f}]",
         "median R² of local models": f"{found.fidelity['r2_median']:.2f}",
         "top words beat random ones in": f"{found.fidelity['pairs_where_top_drops_more']:.0%} of pairs",
@@ -261,13 +265,15 @@ def _model_page(report: ModelReport) -> dict[str, str]:
         f"<td>{c['share_of_weight']:.0%}</td><td>{c['share_of_words']:.0%}</td></tr>"
         for c in found.classes
     )
+    strongest = ", ".join(f"{c['strongest']} {c['class']}" for c in found.strongest)
     return {
         "title": _escape(f"What {report.run} aligns on"),
         "lead": f"<b>{_escape(found.verdict)}</b> Mean absolute weight of words in the alignment of {found.pairs:,} "
         f"{_escape(report.split)} pairs of run {_escape(report.run)}, with 95 % bootstrap intervals over pairs.",
         "facts": _facts(facts),
         "body": "<section><h2>Classes of words</h2><table><tr><th>class</th><th>words</th><th>mean |weight|</th>"
-        f"<th>95 % interval</th><th>of all weight</th><th>of all words</th></tr>{rows}</table></section>"
+        f"<th>95 % interval</th><th>of all weight</th><th>of all words</th></tr>{rows}</table>"
+        f"<p>The {sum(c['strongest'] for c in found.strongest)} strongest words below: {strongest}.</p></section>"
         f"<section><h2>Words</h2>{_marked_bars(bars)}</section>" + _notes(found.notes),
     }
 

@@ -50,6 +50,10 @@ def test_words_and_classes_by_hand():
     assert classes["objective"]["words"] == 2
     assert classes["objective"]["mean_abs_weight"] == pytest.approx((0.5 + 0.3 + 0.1 + 0.4) / 4)
     assert classes["sentiment"]["share_of_weight"] == pytest.approx(0.4 / 1.7)
+    assert found.ratio["value"] == pytest.approx((1.3 / 4) / (0.4 / 4))
+    assert [(c["class"], c["strongest"], c["listed"]) for c in found.strongest] == [
+        ("objective", 1, 1), ("sentiment", 0, 1), ("function", 0, 0),
+    ]  # fmt: skip
     assert classes["function"]["share_of_words"] == pytest.approx(1 / 9)
     # Pairs: .5 > .1: 1; .3 against .2 and .1: 1; .1 and .4 against 0: 1.
     assert found.within.delta == pytest.approx(1)
