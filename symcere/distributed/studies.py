@@ -81,6 +81,7 @@ class Study:
         self._models: dict[str, str] = {}  # same_model -> id
         self._points = list(search.points)
         self._rng = random.Random(f"{dataset}/{search.method}")
+        self._small = self._enumerate()
         self._read()
 
     @property
@@ -88,13 +89,21 @@ class Study:
         return f"{self.dataset}/{self.method}"
 
     @property
+    def limit(self) -> int:
+        """Trials in all, of which a small space has fewer than were asked for."""
+        if self._small is None:
+            return self.search.trials
+        impossible = sum(not spec.model for spec in self.specs.values())
+        return min(self.search.trials, len(self._small) + impossible)
+
+    @property
     def total(self) -> int:
-        return len(self.specs) if self.exhausted else max(self.search.trials, len(self.specs))
+        return len(self.specs) if self.exhausted else max(self.limit, len(self.specs))
 
     @property
     def finished(self) -> bool:
         """Nothing is left to start; what runs may still be running."""
-        return not self.waiting and (self.exhausted or len(self.specs) >= self.search.trials)
+        return not self.waiting and (self.exhausted or len(self.specs) >= self.limit)
 
     def standing(self) -> Standing:
         values = [o.value for o in self.done.values() if o.value is not None]
@@ -120,11 +129,11 @@ class Study:
             spec = self.waiting.pop(0)
             self.running[spec.id] = self._ask(spec.values, spec.id)[0].number
             return spec
-        if len(self.specs) >= self.search.trials:
+        if len(self.specs) >= self.limit:
             return None
         for attempt in range(ASKED_AGAIN):
             point = self._points.pop(0) if self._points else None
-            if attempt == ASKED_AGAIN // 2:
+            if attempt >= ASKED_AGAIN // 4 and point is None:
                 point = self._untried()
             trial, settings, values = self._ask(point, "")
             try:
@@ -198,17 +207,21 @@ class Study:
         settings, values = self.search.space.draw(self.search.flat, choose)
         return trial, settings, values
 
-    def _untried(self) -> dict[str, Any] | None:
-        """A point of a small space that was not tried, where the sampler finds none."""
+    def _enumerate(self) -> dict[str, dict[str, Any]] | None:
+        """Each model of a small discrete space with a point that makes it; None for other spaces."""
         if any(not p.options and not p.integer for p in self.search.space.everything()):
             return None
-        left = []
+        found: dict[str, dict[str, Any]] = {}
         for number, (settings, values) in enumerate(self.search.space.points(self.search.flat, Parameter.grid)):
             if number >= FINITE:
                 return None
             with contextlib.suppress(UserError, ValueError):
-                if same_model(self.search.experiment(settings)) not in self._models:
-                    left.append(values)
+                found.setdefault(same_model(self.search.experiment(settings)), values)
+        return found
+
+    def _untried(self) -> dict[str, Any] | None:
+        """A point of a small space that was not tried, where the sampler finds none."""
+        left = [values for model, values in (self._small or {}).items() if model not in self._models]
         return self._rng.choice(left) if left else None
 
     # ------------------------------------------------------------ what came of it

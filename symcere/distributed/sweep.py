@@ -8,7 +8,9 @@ needs is in the trials' files.
 import contextlib
 import logging
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +20,7 @@ from typing import Any, Literal
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 from ray import tune
+from ray.tune import Stopper
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher as TuneSearcher
 
@@ -25,6 +28,7 @@ from symcere.config.sweep import Stopping
 from symcere.distributed import trial as trials
 from symcere.distributed.studies import Standing, Study
 from symcere.distributed.trial import Outcome, Spec, read_outcome, write
+from symcere.errors import UserError
 
 VALUE, EPOCH = "value", "epoch"
 RESTARTS = 3
@@ -186,8 +190,50 @@ def rule(stopping: Stopping, study: Study) -> TrialScheduler | None:
     return None
 
 
+class Ending(Stopper):
+    """When Tune is to end before all is done: on a signal, or when the time is over."""
+
+    def __init__(self, max_hours: float):
+        self.asked = False
+        self.deadline = time.monotonic() + max_hours * 3600 if max_hours else float("inf")
+
+    def __deepcopy__(self, memo: Any) -> "Ending":
+        return self  # whatever Tune copies, this is the one that a signal reaches
+
+    def __call__(self, trial_id: str, result: dict) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.asked or time.monotonic() >= self.deadline
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the search in order; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def ask(number: int, frame: Any) -> None:
+            self.asked = True
+            restore()
+
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            restore()
+
+
 def _trial(config: dict[str, Any]) -> None:
     """What Tune runs in its actors."""
+    # So long Tune waits, before it uses an actor again, for the last trial to be gone; its 2 s are few when busy.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
 
     def report(epoch: int, value: float) -> None:
         tune.report({EPOCH: epoch, VALUE: value})
@@ -224,13 +270,6 @@ def search(
     def changed() -> None:
         on_change([study.standing() for study in studies])
 
-    changed()
-    if all(study.finished for study in studies):
-        return "finished"
-    begun = time.monotonic()
-    scheduler = Scheduler(studies, stopping)
-    searcher = Searcher({study.name: study for study in studies}, scheduler.decided, on_end, changed)
-
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         spec = config["spec"]
         bundle = {"CPU": cpu, "GPU": spec["gpu"], "memory": (memory or {}).get(spec["dataset"], 0.0)}
@@ -240,6 +279,40 @@ def search(
             bundle = {"memory": max(bundle["memory"], 1e6)}
         return tune.PlacementGroupFactory([{k: v for k, v in bundle.items() if v}])
 
+    ending = Ending(max_hours)
+    changed()
+    with ending.listening():
+        while any(not study.finished for study in studies):
+            before = sum(len(study.done) for study in studies)
+            _tune(studies, stopping, resources, ending, at_once, on_end, changed)
+            for study in studies:
+                for name in list(study.running):  # Tune says nothing of a trial that it ends itself, or loses
+                    outcome = read_outcome(study.folder / name)
+                    if outcome is not None and outcome.done:
+                        study.end(name, outcome)
+                        on_end(study.specs[name], outcome)
+                    else:
+                        study.drop(name)
+            changed()
+            if ending.stop_all():
+                return "stopped" if ending.asked else "time"
+            if sum(len(study.done) for study in studies) == before:
+                raise UserError("No trial can be started or ended: Ray has lost its workers. Look at `ray status`.")
+    return "finished"
+
+
+def _tune(
+    studies: Sequence[Study],
+    stopping: Stopping,
+    resources: Callable[[dict[str, Any]], tune.PlacementGroupFactory],
+    ending: Ending,
+    at_once: int,
+    on_end: OnEnd,
+    changed: Callable[[], None],
+) -> None:
+    """One run of Tune over all that is left."""
+    scheduler = Scheduler(studies, stopping)
+    searcher = Searcher({study.name: study for study in studies}, scheduler.decided, on_end, changed)
     with tempfile.TemporaryDirectory(prefix="symcere-tune-") as scratch, _quiet_tune():
         tune.Tuner(
             tune.with_resources(_trial, resources),
@@ -249,19 +322,15 @@ def search(
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=at_once or None,
-                time_budget_s=max_hours * 3600 or None,
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=scratch,
+                stop=ending,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
             ),
         ).fit()
-    changed()
-    if all(study.finished and not study.running for study in studies):
-        return "finished"
-    return "time" if max_hours and time.monotonic() - begun >= max_hours * 3600 else "stopped"
 
 
 def each(
@@ -309,6 +378,7 @@ def _quiet_tune() -> Iterator[None]:
     settings = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see Ending; Tune's own is never taken away again
         "TUNE_WARN_THRESHOLD_S": "60",
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",

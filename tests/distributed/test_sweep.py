@@ -236,6 +236,37 @@ def test_each_study_is_told_of_its_own_trials_alone(tmp_path):
     assert not b.finished
 
 
+def test_a_trial_that_tune_loses_is_run_again(tmp_path, monkeypatch):
+    """An actor that cannot be used again ends its next trial, of which Tune tells the searcher nothing."""
+    import symcere.distributed.sweep as module
+
+    one = study(tmp_path)
+    rounds = []
+
+    def tune(studies, stopping, resources, ending, at_once, on_end, changed):
+        rounds.append(0)
+        while (spec := one.next()) is not None:
+            if spec.number in (2, 4) and len(rounds) == 1:
+                if spec.number == 4:  # ended, though nobody was told
+                    write(one.folder / spec.id / "outcome.json", done(0.4))
+                continue
+            finish(one, spec, 0.1)
+
+    monkeypatch.setattr(module, "_tune", tune)
+    ended = []
+    assert module.search([one], Stopping(), on_end=lambda spec, outcome: ended.append(spec.number)) == "finished"
+    assert len(rounds) == 2
+    assert ended == [4]
+    assert sorted(s.number for s in one.specs.values()) == list(range(6))
+    assert len(one.done) == 6
+    assert one.best()[0].number == 4
+
+    stuck = study(tmp_path, "stuck")
+    monkeypatch.setattr(module, "_tune", lambda *_: None)
+    with pytest.raises(UserError, match="ray status"):
+        module.search([stuck], Stopping())
+
+
 def reported(scheduler, dataset: str, name: str, epoch: int, value: float) -> str:
     spec = {"id": name, "dataset": dataset, "method": "lightgcn"}
     return scheduler.on_trial_result(None, SimpleNamespace(config={"spec": spec}), {"epoch": epoch, "value": value})
