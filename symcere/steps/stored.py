@@ -10,7 +10,7 @@ from symcere.errors import UserError, nearest
 from symcere.home import home
 from symcere.steps.runs import NOTE
 
-KINDS = ("corpora", "embeddings", "runs", "raw")
+KINDS = ("corpora", "embeddings", "runs", "sweeps", "reports", "raw")
 """Folders of the home whose entries are listed; the name of an entry is ``kind/NAME``."""
 
 
