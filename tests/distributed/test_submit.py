@@ -1,15 +1,19 @@
 """Commands as jobs: what is packed, what never travels, how the log is followed, and a real Ray that runs them."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -265,22 +269,24 @@ def test_a_server_that_is_gone_is_given_up(monkeypatch):
 
 # ---------------------------------------------------------------- a real Ray
 
-HEAD = """
-import sys, ray
-head = ray.init(num_cpus=2, include_dashboard=True, dashboard_port=int(sys.argv[1]), log_to_driver=False,
-                object_store_memory=100_000_000, logging_level="ERROR", address="local")
-print("READY", head.address_info["gcs_address"], flush=True)
-sys.stdin.read()
-"""
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
 @pytest.fixture(scope="module")
-def ray_head(tmp_path_factory):
-    """A Ray of this machine with its job server, which asks for a token; ``(address, environment)`` of its user."""
-    folder = tmp_path_factory.mktemp("ray")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def ray_head() -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray of this machine with its job server, which asks for a token; ``(address, environment)`` of its user.
+
+    All its ports and files are its own: another Ray may run beside it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))  # short: it holds sockets
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SYMCERE_", "MLFLOW_"))} | {
         "HOME": str(folder),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -288,20 +294,36 @@ def ray_head(tmp_path_factory):
         "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_OFFLINE": "1",
     }
-    head = subprocess.Popen(
-        [sys.executable, "-c", HEAD, str(port)],
-        env=env,
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    assert head.stdout is not None
-    assert head.stdout.readline().startswith("READY")
-    yield f"http://127.0.0.1:{port}", env
-    head.communicate(timeout=60)
+    subprocess.run(["sh", str(ROOT / "cluster/secrets.sh")], env=env, check=True, capture_output=True)
+    gcs, dashboard, agent, clients = free_ports(4)
+    options = f"--head --block --num-cpus=2 --port={gcs} --dashboard-port={dashboard} --temp-dir={folder}/t"
+    options += f" --dashboard-agent-listen-port={agent} --ray-client-server-port={clients}"
+    options += " --min-worker-port=0 --max-worker-port=0 --object-store-memory=100000000"
+    log = folder / "log"
+    with log.open("w") as out:
+        head = subprocess.Popen(
+            ["ray", "start", *options.split()],
+            env=env,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + 120
+        while "Ray runtime started" not in log.read_text():
+            assert head.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{dashboard}", env
+    finally:
+        head.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            head.wait(timeout=30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def symcere(ray_head, line: str, timeout: float = 240, **env: str) -> subprocess.CompletedProcess:
@@ -317,15 +339,12 @@ def symcere(ray_head, line: str, timeout: float = 240, **env: str) -> subprocess
     )
 
 
-def test_a_job_on_a_real_ray(ray_head, tmp_path):
-    done = symcere(ray_head, "submit ls")
-    assert done.returncode == 0, done.stderr
-    assert "Nothing is stored yet." in done.stdout  # in the home of the job, which is not this one
-    assert "ray job logs --follow --address http://127.0.0.1" in done.stderr
+def test_a_job_on_a_real_ray(ray_head):
     failed = symcere(ray_head, "submit evaluate nothing-1234")
-    assert failed.returncode == 2
-    assert "There is no run 'nothing-1234'" in failed.stdout
-    assert "INFO" not in done.stderr  # Ray's own chatter
+    assert failed.returncode == 2, failed.stderr  # the command's own
+    assert "There is no run 'nothing-1234'" in failed.stdout  # in the home of the job, which is not this one
+    assert "ray job logs --follow --address http://127.0.0.1" in failed.stderr
+    assert "INFO" not in failed.stderr  # Ray's own chatter
 
 
 @pytest.mark.slow
