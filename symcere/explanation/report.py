@@ -324,10 +324,14 @@ def _escape(text: str) -> str:
 
 
 def figures(report: ModelReport) -> dict[str, Any]:
-    """Bar plots by name: the strongest words, coloured by class, and the classes with their intervals."""
+    """Bar plots by name: the strongest words of each class, and the classes with their intervals."""
     from symcere.plots import bars, word_weights
 
-    words = report.found.words
+    words = [
+        w
+        for kind, most in (("objective", 10), ("sentiment", 6), ("function", 6))
+        for w in [w for w in report.found.words if w["class"] == kind][:most]
+    ]
     middle = np.array([c["mean_abs_weight"] for c in report.found.classes])
     half = np.array([(c["high"] - c["low"]) / 2 for c in report.found.classes])
     return {
@@ -335,7 +339,8 @@ def figures(report: ModelReport) -> dict[str, Any]:
             [w["word"] for w in words],
             [w["mean_abs_weight"] for w in words],
             [w["class"] for w in words],
-            title=f"What the alignment rests on: {report.run}",
+            most=len(words),
+            title="Strongest words of each class",
             label="mean |weight| in the cosine",
         ),
         "classes": bars(
@@ -343,6 +348,6 @@ def figures(report: ModelReport) -> dict[str, Any]:
             {"mean |weight|": middle},
             {"mean |weight|": half},
             ylabel="mean |weight|",
-            title=report.found.verdict,
+            title="Weight of a word by its class",
         ),
     }
