@@ -72,11 +72,11 @@ def planted(tmp_path_factory):
 
 
 def test_symcere_beats_lightgcn_beats_popularity(planted):
-    """Seen: .194, .123, .085. Asserted: by a quarter and more each time."""
+    """Seen: .193, .128, .085 (a second seed: .194, .118). Asserted: by a quarter and more each time."""
     popularity = ndcg(*planted, baseline("popularity"))
     settings = {"objective.reg": 0.01, "train": {"lr": 0.02, "batch_size": 512, "epochs": 300, "patience": 20}}
-    lightgcn = ndcg(*planted, baseline("lightgcn", settings), 0, 1)
-    symcere = ndcg(*planted, baseline("symcere", {"train": {"lr": 0.01, "epochs": 300, "patience": 15}}), 0, 1)
+    lightgcn = ndcg(*planted, baseline("lightgcn", settings))
+    symcere = ndcg(*planted, baseline("symcere", {"train": {"lr": 0.01, "epochs": 300, "patience": 15}}))
     assert lightgcn > 1.25 * popularity
     assert symcere > 1.35 * lightgcn
 
@@ -88,7 +88,7 @@ def dense(tmp_path_factory):
     return prepare(card, card.data, [], tmp_path_factory.mktemp("dense") / "corpus")
 
 
-@pytest.mark.parametrize(("temperature", "margin"), [(0.1, 1.08), (0.2, 1.05)])
+@pytest.mark.parametrize(("temperature", "margin"), [pytest.param(0.1, 1.08, marks=pytest.mark.slow), (0.2, 1.05)])
 def test_sincere_beats_infonce_where_known_positives_abound(temperature, margin, dense):
     """What leaving them out of the denominator is worth. Seen: .294 against .252 at τ 0.1, .323 against .289 at 0.2.
 
