@@ -241,6 +241,22 @@ def test_unknown_models_versions_and_names_are_told_apart(registered):
         steps.register()
 
 
+def test_a_store_without_a_registry_is_named(registered, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    class Without:
+        def __getattr__(self, name):
+            def refuse(*_, **__):
+                raise MlflowException("Model Registry functionality is unavailable", error_code=5)
+
+            return refuse
+
+    monkeypatch.setattr(registry, "client", lambda uri=None: Without())
+    for call in (registry.version, registry.promote):
+        with pytest.raises(UserError, match="needs an MLflow store with a registry"):
+            call("shop")
+
+
 @pytest.mark.slow
 def test_mlflow_serves_it_over_http(registered, served_home, tmp_path):
     with socket.socket() as free:
