@@ -45,7 +45,9 @@ class Case:
 # ---------------------------------------------------------------- ours
 
 
-def symcere_run(case: Case, settings: dict[str, Any], method: str = "lightgcn", width: int = 0) -> tuple[Any, Any]:
+def symcere_run(
+    case: Case, settings: dict[str, Any], method: str = "lightgcn", width: int = 0, device: str = "cpu"
+) -> tuple[Any, Any]:
     import scipy.sparse as sp
     import torch
 
@@ -65,7 +67,7 @@ def symcere_run(case: Case, settings: dict[str, Any], method: str = "lightgcn", 
         embeddings = types.SimpleNamespace(reviews=reviews, width=width, corpus_fingerprint="")
     shared = {"model.dim": case.dim, "train.batch_size": case.batch}
     experiment = baseline(method, {**shared, **settings})
-    return _Run(corpus, embeddings, experiment, torch.device("cpu"), Workers()), train
+    return _Run(corpus, embeddings, experiment, torch.device(device), Workers()), train
 
 
 def symcere_steps(run: Any) -> Step:
@@ -75,7 +77,7 @@ def symcere_steps(run: Any) -> Step:
 
     def edges() -> Iterator[torch.Tensor]:
         for epoch in itertools.count(1):
-            order = torch.randperm(len(run.users), generator=generator(run.device, 0, epoch))
+            order = torch.randperm(len(run.users), generator=generator(run.device, 0, epoch), device=run.device)
             yield from order.split(run.experiment.train.batch_size)
 
     stream, number = edges(), itertools.count()

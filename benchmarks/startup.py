@@ -1,0 +1,120 @@
+"""How long until something happens: `symcere --help`, and the first training step, beside RecBole and LightGCN-PyTorch.
+
+    python benchmarks/startup.py [--quick] [--rounds 5] [--json] [--home HOME] [--peer lightgcn-pytorch=FOLDER]
+
+Whole processes, from start to end, in turns; CPU seconds (of the process and its children) and seconds of the wall,
+which a busy machine stretches. Ours runs `symcere train` on a prepared corpus of the home, tracked in MLflow,
+and ends after its first step; RecBole its own `run_recbole` on the same interactions as its atomic files (that are
+written before), with the shims of peers.py, which spare it TensorBoard and Ray.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FIRST_STEP = """
+import importlib, os, sys
+fit = importlib.import_module("symcere.training.fit")
+step = fit._Run._step
+def first(*args):
+    step(*args)
+    os._exit(0)
+fit._Run._step = first
+from symcere.cli import main
+sys.exit(main(sys.argv[1:]) or 1)
+"""
+"""`symcere train …`, which ends after its first step."""
+
+
+def seconds(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """CPU seconds and wall seconds of a process.
+
+    Raises:
+        RuntimeError: it failed; the end of what it said.
+    """
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed: {done.stderr[-300:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
+def measure(ways: dict[str, tuple[list[str], dict[str, str]]], rounds: int) -> dict[str, dict[str, Any]]:
+    """Median CPU seconds, wall seconds, and the ratio of CPU seconds to the first way's of the same round."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    found: dict[str, dict[str, Any]] = {}
+    for _ in range(rounds + 1):  # the first one fills the disk's cache
+        for name, way in ways.items():
+            if name not in found:
+                try:
+                    times[name].append(seconds(*way))
+                except RuntimeError as why:
+                    found[name] = {"not_run": " ".join(str(why).split())[-160:]}
+    ours = np.array([cpu for cpu, _ in times[next(iter(ways))][1:]])
+    for name in ways:
+        if name not in found:
+            cpu, wall = np.array(times[name][1:]).T
+            low, middle, high = np.quantile(cpu / ours, [0.25, 0.5, 0.75])
+            found[name] = {"ratio": middle, "low": low, "high": high}
+            found[name] |= {"cpu_seconds": float(np.median(cpu)), "wall_seconds": float(np.median(wall))}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two rounds")
+    parser.add_argument("--home", default=os.environ.get("SYMCERE_HOME", ".symcere"), help="whose corpora to use")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    rounds = 2 if args.quick else args.rounds
+    from training import HERE, PEERS, NotRunError, corpora, python_of, save
+
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary) / "home"
+        ours = HERE | {"SYMCERE_HOME": str(home)}
+        found = measure({"symcere --help": ([sys.executable, "-m", "symcere.cli", "--help"], ours)}, rounds)
+        rows += [{"data": "", "what": "--help", "peer": name, **of} for name, of in found.items()]
+        for name, train in corpora(args.home).items():
+            shutil.copytree(Path(args.home) / "corpora" / name, home / "corpora" / name)
+            command = [sys.executable, "-c", FIRST_STEP, "train", name, "--baseline", "lightgcn"]
+            ways = {"symcere": (command, ours)}
+            case = save(Path(temporary) / f"{name}.npz", train)
+            try:
+                ways["recbole"] = ([python_of("recbole"), str(PEERS), "recbole-first-step", str(case)], HERE)
+            except NotRunError as why:
+                rows.append({"data": name, "what": "first step", "peer": "recbole", "not_run": str(why)})
+            for peer in args.peer:
+                peer_name, folder = peer.split("=", 1)
+                ways[peer_name] = ([sys.executable, str(PEERS), peer_name, str(case), folder], HERE)
+            found = measure(ways, rounds)
+            rows += [{"data": name, "what": "first step", "peer": n, **of} for n, of in found.items()]
+    if args.json:
+        print(json.dumps({"rows": rows}))
+        return
+    print("Median CPU seconds, wall seconds, and CPU seconds over those of symcere (quartiles)\n")
+    for row in rows:
+        told = f"not run: {row['not_run']}" if "not_run" in row else (
+            f"{row['cpu_seconds']:6.2f} {row['wall_seconds']:6.2f}   "
+            f"{row['ratio']:6.2f}  ({row['low']:.2f} to {row['high']:.2f})"
+        )  # fmt: skip
+        print(f"{row['data'][:20]:20}  {row['what']:12}  {row['peer']:18}  {told}")
+
+
+if __name__ == "__main__":
+    main()
