@@ -223,8 +223,9 @@ def _studies(
         needed = max(memory_of(one.corpus, s.base, _width(one, s)) for s in one.searches)
         gpu = gpu_share(sweep.resources.gpu, needed, resources)
         wanted = needed if sweep.resources.memory == "auto" else float(sweep.resources.memory) * 1e9
-        # More than there is would wait for ever; the estimate is no reason not to try.
-        memory[one.corpus.name] = float(int(min(wanted, 0.8 * resources.get("memory", wanted))))
+        # More than a node has would wait for ever; the estimate is no reason not to try.
+        nodes = max(1, sum(k.startswith("node:") and k != "node:__internal_head__" for k in resources))
+        memory[one.corpus.name] = float(int(min(wanted, 0.8 * resources.get("memory", wanted) / nodes)))
         for search in one.searches:
             number = len(studies)
             optimiser = open_study(storage, f"{one.corpus.name}/{search.method}", sweep.sampler, number)

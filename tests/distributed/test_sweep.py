@@ -487,6 +487,30 @@ def test_a_whole_sweep_over_two_data_sets(corpora, ray_here):
     check_records()
 
 
+def check_quick(datasets: list[str]) -> None:
+    from symcere.steps import sweep
+
+    result = sweep("quick", datasets=datasets, trials=2, seeds=1)
+    assert [(row["data set"], row["method"], row["trials"]) for row in result["table"]] == [
+        (d, m, 2) for d in datasets for m in ("lightgcn", "symcere")
+    ]
+    assert all(row["test NDCG@10"] > 0 for row in result["table"])
+    assert result["notes"] == []
+
+
+def test_quick_runs_with_text_on_two_data_sets(corpora, ray_here):
+    check_quick(["one", "two"])
+
+
+@pytest.mark.slow
+def test_quick_runs_on_two_real_data_sets(home, shared_data):
+    from symcere.steps import prepare
+
+    prepare("magazines", sources=[shared_data / "Magazine_Subscriptions_5.json.gz"], settings={"core": 5})
+    prepare("beauty", sources=[shared_data / "All_Beauty_5.json.gz"], settings={"core": 5})
+    check_quick(["magazines", "beauty"])
+
+
 def test_what_is_missing_is_said_before_anything_starts(corpora):
     from symcere.steps import plan, sweep
 
