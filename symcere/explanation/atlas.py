@@ -74,7 +74,7 @@ def atlas(
     }
     for key, view in views.items():
         if key != "reviews":
-            view["correlation"] = norm_correlation(view.pop("lengths"), popularity[shown])
+            view["correlation"] = _number(norm_correlation(view.pop("lengths"), popularity[shown]))
         else:
             view.pop("lengths"), view.pop("norms")
     tell("words", 1, 3)
@@ -123,9 +123,14 @@ def atlas(
 def page(data: dict[str, Any]) -> str:
     """The page of some data: no other file, no network (a content policy in it forbids both)."""
     template = (Path(__file__).parent / "atlas.html").read_text(encoding="utf-8")
-    inside = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    inside = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     before, after = template.split("__DATA__")
     return before + inside + after
+
+
+def _number(value: float) -> float | None:
+    """None for NaN, which JSON does not know."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _packed(values: np.ndarray, kind: str) -> str:
@@ -181,7 +186,7 @@ def _view(
     return {
         "label": label,
         "width": vectors.shape[1],
-        "explained": float(plane.explained_variance_ratio_.sum()),
+        "explained": _number(plane.explained_variance_ratio_.sum()),
         "places": _packed(np.rint(65535 * spread), "<u2"),
         "near": _packed(near, "<u4"),
         "similar": _packed(np.rint((similar + 1) * 127.5), "<u1"),

@@ -213,7 +213,7 @@ def _fit(masks: np.ndarray, response: np.ndarray, width: float) -> tuple[np.ndar
     mean = np.average(response, weights=kernel)
     total = float(np.average((response - mean) ** 2, weights=kernel))
     scale = np.sqrt(total)
-    if scale < 1e-9:  # no word that the encoder knows
+    if scale < 5e-7:  # rounding alone: no word that the encoder knows
         return np.zeros(masks.shape[1]), 0.0, 0.0
     there = masks.astype(np.float64)
     centred = there - np.average(there, axis=0, weights=kernel)

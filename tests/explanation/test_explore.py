@@ -18,9 +18,13 @@ import torch.nn.functional as F
 
 from symcere import steps
 from symcere.cli import main
+from symcere.config import Model
+from symcere.data.corpus import Corpus, Entries
 from symcere.errors import UserError
 from symcere.explanation import atlas as module
 from symcere.explanation.atlas import NONE, _neighbours, atlas, page
+from symcere.model.propagation import Graph
+from symcere.model.recommender import Recommender
 
 
 def unpacked(text, kind, width=0):
@@ -119,6 +123,21 @@ def test_only_the_most_popular_items_of_a_large_catalogue(restored, monkeypatch)
     ranked = unpacked(data["users"]["recommended"], "<u4", 10)
     assert ((ranked < 25) | (ranked == NONE)).all()
     assert "25 most popular of" in data["notes"][0]
+
+
+def test_a_tiny_corpus_without_any_word(tmp_path):
+    """Six interactions, all without text, and ids alone: a page with one view and no words."""
+    train = Entries(np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 2, 0, 2]), [""] * 6)
+    none = Entries(np.array([], int), np.array([], int), [])
+    corpus = Corpus.write(
+        tmp_path / "c", name="c", user_ids=list("abc"), item_ids=list("xyz"), train=train, val=none, test=none
+    )
+    model = Recommender(Model(features="id", dim=3), Graph(corpus.train), corpus.item_popularity)
+    data = atlas("a run", model, model.scorer(), corpus, None)
+    assert list(data["views"]) == ["graph"]
+    assert data["words"] == []
+    assert unpacked(data["users"]["recommended"], "<u4", 10)[:, 0].tolist() == [2, 0, 1]
+    assert data_of(page(data)) == data
 
 
 def test_the_page_is_one_file_and_names_cannot_break_out_of_it(found):
