@@ -16,6 +16,8 @@ from symcere.serving import Request
 
 COLUMNS = ("user_id", "review_text", "liked_items")
 """What a row of the input may say; a further column is ignored."""
+STORE = 1 << 30
+"""Bytes of the object store where no cluster is up yet: rows in flight wait here, and no more of them are read."""
 
 
 class Scorer:
@@ -106,7 +108,7 @@ def score(folder: Path, source: Path, out: Path, asked: Request, workers: int, b
 
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=STORE)
     begun = time.perf_counter()
     try:
         context = ray.data.DataContext.get_current()
