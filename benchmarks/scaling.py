@@ -40,9 +40,10 @@ GRID: list[dict[str, int]] = [
 QUICK = [0, 1, 3, 4, 7]
 PREDICTED = {
     "1M x 200k x 20M": {"users": 1_000_000, "items": 200_000, "interactions": 20_000_000, "dim": 64, "batch": 8192},
-    "10M x 1M x 200M": {"users": 10_000_000, "items": 1_000_000, "interactions": 200_000_000, "dim": 64, "batch": 65_536},
+    "10M x 1M x 200M": {"users": 10**7, "items": 10**6, "interactions": 2 * 10**8, "dim": 64, "batch": 65_536},
 }  # fmt: skip
-MACHINES = {"24 GiB laptop": 24 * 2**30, "80 GB GPU": 80 * 10**9, "8 GPUs of 80 GB": 8 * 80 * 10**9}
+MACHINES = {"24 GiB laptop": (24 * 2**30, 1), "80 GB GPU": (80 * 10**9, 1), "8 GPUs of 80 GB": (80 * 10**9, 8)}
+"""Bytes of each device, and how many divide the columns of the node table; the graph is whole on each."""
 Size = dict[str, int]
 
 
@@ -108,18 +109,19 @@ def fit(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 def predict(time_law: np.ndarray, memory_law: np.ndarray) -> list[dict[str, Any]]:
     rows = []
     for name, size in PREDICTED.items():
-        for_time, for_memory = terms(size)
-        step, memory = float(for_time @ time_law), float(for_memory @ memory_law)
+        step, memory = float(terms(size)[0] @ time_law), float(terms(size)[1] @ memory_law)
         steps = -(-size["interactions"] // size["batch"])
         rows.append({"size": name, "gigabytes": memory / 1e9, "step_seconds": step, "epoch_hours": steps * step / 3600})
-        rows[-1] |= {f"fits {machine}": bool(memory < room) for machine, room in MACHINES.items()}
+        for machine, (room, parts) in MACHINES.items():
+            divided = terms(size)[1] / np.array([1, parts, 1, 1])
+            rows[-1][f"fits {machine}"] = bool(divided @ memory_law < room)
     return rows
 
 
-def wall(memory_law: np.ndarray, room: float, d: int = 64, degree: int = 10) -> float:
+def wall(memory_law: np.ndarray, room: float, parts: int, d: int = 64, degree: int = 10) -> float:
     """Nodes at which memory is full: ``degree`` interactions a node, batch 8,192."""
     _, nothing = terms({"users": 0, "items": 0, "interactions": 0, "dim": d, "batch": 8192})
-    return float((room - nothing @ memory_law) / (memory_law[1] * d + memory_law[2] * degree))
+    return float((room - nothing @ memory_law) / (memory_law[1] * d / parts + memory_law[2] * degree))
 
 
 def plot(path: Path, sizes: list[Size], found: list[dict[str, float]], laws: list[np.ndarray]) -> None:
@@ -176,7 +178,7 @@ def main() -> None:
         "memory_law": dict(zip(("1", "N·d", "E", "B·d"), laws[1].tolist(), strict=True)),
         "largest_relative_error": dict(zip(("time", "memory"), errors, strict=True)),
         "predicted": predict(*laws),
-        "nodes_at_the_wall": {machine: wall(laws[1], room) for machine, room in MACHINES.items()},
+        "nodes_at_the_wall": {machine: wall(laws[1], *of) for machine, of in MACHINES.items()},
     }
     if args.json:
         print(json.dumps(result))
