@@ -24,7 +24,7 @@ from symcere.model.recommender import Pair, Recommender, Views
 from symcere.model.workers import Needs
 from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
 from symcere.objective.contrastive import Kind, contrastive, pair_logits
-from symcere.objective.history import History, Known, locate
+from symcere.objective.history import History, Known, distinct, locate
 from symcere.objective.logsumexp import combine_logsumexp
 from symcere.objective.pairwise import alignment, bpr, uniformity
 from symcere.objective.temperature import Temperature
@@ -198,7 +198,8 @@ class TotalLoss(nn.Module):
         extra: Tensor | None = None,
     ) -> Side:
         ranking = self.settings.ranking
-        ids, of_pair = of_batch.unique(return_inverse=True)
+        ids, position = distinct(of_batch, history.num_nodes)
+        of_pair = position[of_batch]
         both = ranking.loss == "symcere" or history is self.items
         if ranking.loss not in ("bpr", "directau") and both:
             if ranking.candidates == "all":
@@ -206,10 +207,14 @@ class TotalLoss(nn.Module):
                 return Side(history, nodes, ids, of_pair)
             draw = getattr(self, drawer)
             drawn = draw.draw(of_batch) if ranking.candidates == "batch" else draw.draw(random)
-            nodes = ids if ranking.candidates == "batch" else torch.cat([ids, drawn.ids]).unique()
-            return Side(history, nodes, torch.searchsorted(nodes, ids), of_pair, drawn)
-        nodes = ids if extra is None else torch.cat([ids, extra[extra >= 0]]).unique()
-        return Side(history, nodes, torch.searchsorted(nodes, ids), of_pair)
+            nodes = ids
+            if ranking.candidates == "sampled":
+                nodes, position = distinct(torch.cat([ids, drawn.ids]), history.num_nodes)
+            return Side(history, nodes, position[ids], of_pair, drawn)
+        nodes = ids
+        if extra is not None:
+            nodes, position = distinct(torch.cat([ids, extra[extra >= 0]]), history.num_nodes)
+        return Side(history, nodes, position[ids], of_pair)
 
     def _needs(self, users: Side, items: Side, negatives: Tensor | None) -> Needs:
         """The rows of users, then items, that each worker works on; None where all work on all."""
