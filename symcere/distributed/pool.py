@@ -45,3 +45,22 @@ def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def quiet(logger: str, settings: dict[str, str]) -> Iterator[None]:
+    """Environment variables set, and one of Ray's loggers silent, for the time of the block."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -6,7 +6,6 @@ needs is in the trials' files.
 """
 
 import contextlib
-import logging
 import os
 import signal
 import tempfile
@@ -26,6 +25,7 @@ from ray.tune.search import Searcher as TuneSearcher
 
 from symcere.config.sweep import Stopping
 from symcere.distributed import trial as trials
+from symcere.distributed.pool import quiet
 from symcere.distributed.studies import Standing, Study
 from symcere.distributed.trial import Outcome, Spec, read_outcome, write
 from symcere.errors import UserError
@@ -372,8 +372,7 @@ def each(
             ray.cancel(reference, force=True)
 
 
-@contextlib.contextmanager
-def _quiet_tune() -> Iterator[None]:
+def _quiet_tune() -> contextlib.AbstractContextManager[None]:
     """No logs, tables and snapshots of Tune's own; they cost more than a small trial."""
     settings = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -384,17 +383,4 @@ def _quiet_tune() -> Iterator[None]:
         "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
         "RAY_AIR_NEW_OUTPUT": "0",
     }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    log = logging.getLogger("ray.tune")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return quiet("ray.tune", settings)

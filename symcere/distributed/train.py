@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 
 from symcere.config import Experiment
 from symcere.data.corpus import Corpus
-from symcere.distributed.pool import pool
+from symcere.distributed.pool import pool, quiet
 from symcere.errors import UserError
 from symcere.model.workers import Parallel, Workers
 from symcere.text import Embeddings
@@ -221,24 +221,9 @@ def _reason(error: BaseException) -> str:
     return lines[-1].strip()[:500] if lines else type(error).__name__
 
 
-@contextlib.contextmanager
-def _quiet_train() -> Iterator[None]:
+def _quiet_train() -> contextlib.AbstractContextManager[None]:
     """Ray Train looks at its workers ten times a second, and keeps to itself what it sees."""
-    settings = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    log = logging.getLogger("ray.train")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return quiet("ray.train", {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"})
 
 
 # ---------------------------------------------------------------- on a worker
