@@ -381,7 +381,7 @@ methods:
     space: {objective.reg: {loguniform: [1e-5, 0.5]}}
 space:
   train.lr: {choice: [0.01, 0.03, 0.1], when: {closed_form.kind: none}}
-settings: {train.epochs: EPOCHS, train.patience: 1000}
+settings: {train.epochs: EPOCHS, train.patience: 100000}
 trials: TRIALS
 seeds: 2
 stopping: {grace: 3, reduction: 2}
