@@ -49,5 +49,8 @@ def demo(progress: Progress = None) -> dict[str, Any]:
         "table": table,
         "store": tracking_uri(),
         "look": f"mlflow ui --backend-store-uri {tracking_uri()}",
-        "next": [f"symcere recommend {best} --user USER", f"symcere evaluate {best} --popularity-weights 0,0.5,1"],
+        "next": [
+            f"symcere recommend {best} --user {corpus.user_ids[0]}",
+            f"symcere evaluate {best} --popularity-weights 0,0.5,1",
+        ],
     }
