@@ -48,7 +48,8 @@ def plain(value: Any) -> Any:
 
 
 def show(value: Any) -> None:
-    """Prints any :func:`plain` value for a person: facts by name, tables for lists of records, notes last."""
+    """Prints any :func:`plain` value for a person: facts by name, tables for lists of records, then notes, and the
+    commands that come ``next``, each on a line that can be copied."""
     value = plain(value)
     if isinstance(value, Mapping):
         _show_mapping(value)
@@ -61,9 +62,10 @@ def show(value: Any) -> None:
 
 
 def _show_mapping(value: Mapping[str, Any]) -> None:
-    notes = value.get("notes") or []
-    nested = {k: v for k, v in value.items() if k != "notes" and _is_nested(v)}
-    facts({k: v for k, v in value.items() if k != "notes" and k not in nested and v not in (None, "", [], {})})
+    notes, after = value.get("notes") or [], value.get("next") or []
+    value = {k: v for k, v in value.items() if k not in ("notes", "next")}
+    nested = {k: v for k, v in value.items() if _is_nested(v)}
+    facts({k: v for k, v in value.items() if k not in nested and v not in (None, "", [], {})})
     for name, below in nested.items():
         print(f"\n{_words(name)}")
         if _is_table(below):
@@ -74,6 +76,10 @@ def _show_mapping(value: Mapping[str, Any]) -> None:
             facts(below, indent=2)
     for note in notes:
         print(paragraph(f"note: {note}", sys.stdout))
+    if after:
+        print()
+    for command in after:
+        print(f"next: {command}")
 
 
 def _is_nested(value: Any) -> bool:

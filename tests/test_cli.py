@@ -30,6 +30,7 @@ class Corpus:
     name, fingerprint, path = "shop", "f00d", Path("/home/corpora/shop")
     num_users, num_items, counts = 3, 2, [("raw", 9), ("kept", 6)]
     train = val = test = types.SimpleNamespace(nnz=2)
+    notes = ("1 rating is no number.",)
 
 
 class Embeddings:
@@ -260,6 +261,7 @@ def test_json_is_one_object_on_stdout(calls, capsys):
     assert main(["prepare", "shop", "--json"]) == 0
     prepared = json.loads(capsys.readouterr().out)
     assert (prepared["users"], prepared["counts"][0]) == (3, {"step": "raw", "reviews": 9})
+    assert prepared["notes"] == list(Corpus.notes)  # what was lost is said
     assert main(["embed", "shop", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["encoders"] == {"minilm": 4, "lsa": 2}
 

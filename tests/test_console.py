@@ -67,6 +67,7 @@ def test_show(capsys):
             "figures": {"mean_activity": 0.25},
             "counts": [{"step": "raw", "reviews": 10_000}, {"step": "[kept]", "reviews": 9}],
             "notes": ["mind the gap"],
+            "next": ["symcere train shop", "symcere ls"],
         }
     )
     assert capsys.readouterr().out.splitlines() == [
@@ -82,6 +83,9 @@ def test_show(capsys):
         "raw       10,000",
         "[kept]         9",
         "note: mind the gap",
+        "",
+        "next: symcere train shop",
+        "next: symcere ls",
     ]
 
 

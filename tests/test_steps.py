@@ -106,6 +106,7 @@ def test_what_the_store_knows_of_a_run(shop):
     assert {(m.step, m.value) for m in history} == epochs | {(4, state.best_value)}
     assert run.artifact("experiment.yaml").read_text() == state.experiment.to_yaml()
     assert Experiment.load(run.artifact("experiment.yaml")) == state.experiment
+    assert Experiment.load(shop["symcere"].path.parent / "experiment.yaml") == state.experiment
     assert run.artifact("figures/training_curve.png").read_bytes()[:4] == b"\x89PNG"
     users = pq.read_table(run.artifact("per_user.parquet"))
     assert np.mean(users["ndcg_at_10"].to_numpy()) == pytest.approx(shop["symcere"].metrics["test_ndcg_at_10"])
@@ -121,7 +122,8 @@ def test_evaluate_finds_a_run_by_name_id_and_path(by, shop):
     asked = {"name": run.name, "id": run.id, "path": run.path, "folder": run.path.parent}[by]
     told = steps.evaluate(asked)
     assert {f"test_{k}": v for k, v in told["metrics"].items()}.items() <= run.metrics.items()
-    low, high = told["interval_95"].values()
+    of, low, high = told["interval_95"].values()
+    assert of == "ndcg_at_10"
     assert low < told["metrics"]["ndcg_at_10"] < high
     assert told["users"] == 40
 

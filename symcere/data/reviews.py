@@ -191,15 +191,15 @@ class Reviews:
                 )
         for role, must in (("user", True), ("item", True), ("text", "text" not in self.columns and not known)):
             if must and not getattr(layout, role):
-                without = f", or `--columns {role}=` if there is none" if role == "text" else ""
+                without = f", or `--column {role}=` if there is none" if role == "text" else ""
                 raise UserError(
                     f"{name} has no column that is known to hold the {role}. Found: {_listed(keys)}. Name it with "
-                    f"`--columns {role}=NAME` (in a card: `columns: {{{role}: NAME}}`){without}."
+                    f"`--column {role}=NAME` (in a card: `columns: {{{role}: NAME}}`){without}."
                 )
         for role in ("rating", "time"):
             if not getattr(layout, role) and role not in self.columns:
                 self.notes.append(
-                    f"{name} has no column for the {role}; name it with `--columns {role}=NAME` if it has one."
+                    f"{name} has no column for the {role}; name it with `--column {role}=NAME` if it has one."
                 )
 
     def _unknown(self, source: Path, skipped: list[str], faults: list[str]) -> UserError:

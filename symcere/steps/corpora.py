@@ -9,7 +9,7 @@ from symcere.config import Data, Experiment
 from symcere.config.fields import build, merge, to_dict
 from symcere.data import cards
 from symcere.data.corpus import Corpus
-from symcere.errors import UserError
+from symcere.errors import UserError, nearest
 from symcere.home import home
 
 if TYPE_CHECKING:
@@ -88,7 +88,13 @@ def open_corpus(dataset: str) -> Corpus:
     """
     if corpus_path(dataset).is_dir():
         return Corpus.open(corpus_path(dataset))
-    card = cards.find(dataset)
+    try:
+        card = cards.find(dataset)
+    except UserError:  # perhaps a slip in the name of a corpus of one's own, which no card knows
+        close = nearest(dataset, [path.parent.name for path in home().glob("corpora/*/manifest.json")])
+        if "/" in dataset or not close.startswith("Did you mean"):
+            raise
+        raise UserError(f"Unknown data set '{dataset}'. {close} `symcere datasets` lists all.") from None
     if corpus_path(card.name).is_dir():
         return Corpus.open(corpus_path(card.name))
     if card.format == "synthetic":

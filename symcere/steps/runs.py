@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from symcere.training import Checkpoint, Epoch, Fitted
 
 CHECKPOINT = "checkpoint.pt"
+EXPERIMENT = "experiment.yaml"
+"""Beside a checkpoint and among the run's artifacts: what `train --config` takes to repeat the run."""
 NOTE = "run.json"
 """Beside a checkpoint: the corpus it depends on, readable without opening it."""
 
@@ -37,6 +40,7 @@ class Run:
     Attributes:
         metrics: of the test split, by MLflow's names (``test_ndcg_at_10``), and ``val_ndcg_at_10`` of the best epoch.
         reused: it was found finished, not trained again.
+        next: commands that go on from here.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Run:
     path: Path | None = None
     notes: list[str] = field(default_factory=list)
     reused: bool = False
+    next: list[str] = field(default_factory=list)
 
 
 def experiment_for(
@@ -125,6 +130,8 @@ def train(
         if experiment is None and not method:
             experiment, method = state.experiment, begun.tags.get("symcere.method", "")
     corpus = open_corpus(dataset or (state.corpus["name"] if state else ""))
+    if state is not None:  # before there is a run that could only fail
+        state.check_corpus(corpus.name, corpus.fingerprint)
     whole = experiment_for(corpus, experiment, settings, method)
     method = method or (DEFAULT if experiment is None else "custom")
     identity = {"symcere.experiment": experiment_hash(whole), "symcere.corpus": corpus.fingerprint}
@@ -138,10 +145,11 @@ def train(
     every |= ({"symcere.storage": storage} if storage else {}) | ({"symcere.resumes": begun.name} if begun else {})
     stem = name or f"{corpus.name}-{method}"
     with tracking.start_run(group, stem, whole.flat(), every, parent=parent or None) as run:
-        run.log_text(whole.to_yaml(), "experiment.yaml")
+        run.log_text(whole.to_yaml(), EXPERIMENT)
         path = home() / "runs" / run.name / CHECKPOINT
         path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent / NOTE).write_text(json.dumps({"corpus": corpus.name, "run": run.run_id}))
+        (path.parent / EXPERIMENT).write_text(whole.to_yaml(), encoding="utf-8")
         kept: Path | str = f"{storage.rstrip('/')}/{run.name}/{CHECKPOINT}" if storage else path
         if state is not None:
             state.save(kept)
@@ -187,7 +195,14 @@ def train(
         run.log_metrics({**metrics, "best_epoch": state.best_epoch}, step=state.epoch)
         run.log_file(path)
     seconds = sum(e["epoch_seconds"] for e in state.history)
-    return Run(run.name, run.run_id, corpus.name, method, metrics, state.best_epoch, state.epoch, seconds, path, notes)
+    told = Run(run.name, run.run_id, corpus.name, method, metrics, state.best_epoch, state.epoch, seconds, path, notes)
+    told.next = [f"symcere evaluate {run.name}", f"symcere recommend {run.name} --user {_somebody(corpus)}"]
+    return told
+
+
+def _somebody(corpus: Corpus) -> str:
+    """A user to try a command with, as a shell takes it."""
+    return shlex.quote(corpus.user_ids[0].as_py())
 
 
 def _interrupted(run: str) -> tuple["StoredRun", "Checkpoint"]:
@@ -301,8 +316,9 @@ def evaluate(
     scorer = restored.fitted.scorer if model is None else model.scorer(wanted.popularity_weight)
     result = judge(scorer)
     told: dict[str, Any] = {"run": restored.name, "split": split, "users": len(result.users), "metrics": result.metrics}
-    low, high = result.interval(f"ndcg_at_{10 if 10 in judge.ks else judge.ks[0]}")
-    told["interval_95"] = {"low": low, "high": high}
+    metric = f"ndcg_at_{10 if 10 in judge.ks else judge.ks[0]}"
+    low, high = result.interval(metric)
+    told["interval_95"] = {"of": metric, "low": low, "high": high}
     if popularity_weights:
         judged = trade_off(scorer if model is None else model.scorer(1.0), judge, popularity_weights)  # type: ignore[arg-type]
         cut = f"at_{10 if 10 in judge.ks else judge.ks[0]}"

@@ -195,12 +195,22 @@ def register(
     }
     experiment = restored.fitted.checkpoint.experiment
     made = registry.register(_service(restored), experiment, found, facts, name or corpus.name)
-    uri = f"models:/{made.name}@{registry.CHALLENGER}"
     return {
         "model": made.name,
         "version": made.version,
         "aliases": list(made.aliases),
         "run": found.name,
+        **_uses(made.name, registry.CHALLENGER),
+        "next": [f"symcere promote {made.name}"],
+    }
+
+
+def _uses(model: str, alias: str) -> dict[str, str]:
+    """How a registered model is taken into use."""
+    from symcere import tracking
+
+    uri = f"models:/{model}@{alias}"
+    return {
         "load": f"mlflow.pyfunc.load_model('{uri}')",
         "serve": f"MLFLOW_TRACKING_URI={tracking.tracking_uri()} mlflow models serve -m {uri} --env-manager local",
     }
@@ -252,6 +262,7 @@ def promote(name: str, *, metric: str = "ndcg_at_10", force: bool = False) -> di
         "version": decided.version,
         "promoted": decided.promoted,
         "why": decided.reason,
+        **_uses(name, registry.CHAMPION),
     }
     c = decided.comparison
     if c is not None:

@@ -39,11 +39,11 @@ def config_of(args: Namespace) -> dict[str, Any]:
 
 
 def pairs(words: list[str]) -> dict[str, str]:
-    """``user=reviewer …`` as a mapping."""
+    """``user=reviewer …`` as a mapping; ``text=`` says that there is none."""
     found = {}
     for word in words:
         role, equals, column = word.partition("=")
-        if not (role and equals and column):
+        if not (role and equals):
             raise UserError(f"--column takes ROLE=COLUMN (user=reviewer), not '{word}'.")
         found[role] = column
     return found

@@ -46,6 +46,8 @@ def prepare(args: Namespace) -> Any:
         "fingerprint": corpus.fingerprint,
         "path": corpus.path,
         "counts": [{"step": step, "reviews": count} for step, count in corpus.counts],
+        "notes": corpus.notes,
+        "next": [f"symcere train {corpus.name}"],
     }
 
 
