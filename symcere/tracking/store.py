@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -55,12 +56,9 @@ def _client(uri: str) -> MlflowClient:
     _hush()
     try:
         _probe(uri)
-        from mlflow import MlflowClient
-        from mlflow.entities import ViewType
-
         with _alone(uri):
-            found = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            found.search_experiments(view_type=ViewType.ALL, max_results=1)  # opens it, and makes its tables
+            _make(uri)
+            found = _opened(uri)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
@@ -68,6 +66,28 @@ def _client(uri: str) -> MlflowClient:
             "answers or to sqlite:////absolute/path.db, or unset it to use the home's own store."
         ) from error
     return found
+
+
+def _opened(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+    from mlflow.entities import ViewType
+
+    found = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    found.search_experiments(view_type=ViewType.ALL, max_results=1)  # opens it, and makes its tables
+    return found
+
+
+def _make(uri: str) -> None:
+    """A new SQLite store, whole or not at all: MLflow cannot open one whose making was cut short by Ctrl-C."""
+    if urlsplit(uri).scheme != "sqlite" or sys.platform == "win32":
+        return
+    path = _database(uri)
+    if not path.exists():
+        # another name each time: MLflow keeps its connections by name, also to a file that is gone
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            _opened(f"sqlite:///{made}")
+            made.replace(path)
 
 
 def _probe(uri: str) -> None:

@@ -34,6 +34,22 @@ def test_a_broken_database_is_named(tmp_path):
         tracking.client(f"sqlite:///{tmp_path}/mlflow.db")
 
 
+def test_a_store_whose_making_is_interrupted_is_made_anew(tmp_path, monkeypatch):
+    """MLflow makes a file and then table after table in it; Ctrl-C between two of them leaves nothing behind."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def interrupted(self, **_):
+        assert list(tmp_path.glob(".mlflow.db.*/mlflow.db"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.search_experiments", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.client(uri)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db.lock"]
+    assert tracking.client(uri).get_experiment_by_name("Default") is not None
+
+
 def test_a_kind_that_mlflow_dropped_is_named(tmp_path):
     with pytest.raises(UserError, match="Cannot use the MLflow store"):
         tracking.client(f"nonsense://{tmp_path}")
