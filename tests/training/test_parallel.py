@@ -44,6 +44,7 @@ CASES = {
     "concat": ("symcere", {**BOTH, "model.fusion": "concat"}),
     "gate": ("symcere", {**BOTH, "model.fusion": "gate", "objective.ranking.loss": "symcere"}),
     "drop-own": ("symcere", {**BOTH, "model.drop_own": "both", "objective.ranking.loss": "symcere"}),
+    "drop-own-softmax": ("symcere", {**BOTH, "model.drop_own": "both", "objective.ranking.loss": "softmax"}),
     "sampled": (
         "symcere",
         {
