@@ -271,7 +271,10 @@ def _groups(keys: np.ndarray) -> np.ndarray:
     """Positions whose key occurs more than once."""
     order = np.argsort(keys, kind="stable")
     same = keys[order[1:]] == keys[order[:-1]]
-    return order[np.append(same, False) | np.insert(same, 0, False)]
+    found = np.zeros(len(keys), bool)
+    found[1:] |= same
+    found[:-1] |= same
+    return order[found]
 
 
 def _without(rows: np.ndarray, gone: np.ndarray) -> np.ndarray:
@@ -425,7 +428,8 @@ def _scratch(out: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
     except OSError as error:
-        here = str(error.filename or "").startswith(str(out.parent))
+        place = Path(os.fsdecode(error.filename or ""))
+        here = place.is_relative_to(out.parent) or (error.filename and place in out.parent.parents)
         if not here and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise  # of a source, not of ours
         raise UserError(

@@ -252,6 +252,23 @@ def test_repeated_and_empty_texts_are_kept_and_said(tmp_path):
     assert empty.startswith("4 interactions have no text")
 
 
+def test_reviews_without_any_text_make_a_corpus(tmp_path):
+    corpus = assemble(batches([(*row[:4], "") for row in block()]), Data(core=3), tmp_path / "c", name="c")
+    assert corpus.notes == ["12 interactions have no text; they are kept as interactions."]
+    assert set(corpus.texts().to_pylist()) == {""}
+
+
+def test_a_home_that_cannot_be_made_is_said(tmp_path, monkeypatch):
+    """The system names the folder above that it could not make, not the one that was asked for."""
+
+    def refused(self, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "home"))
+
+    monkeypatch.setattr(prepare.Path, "mkdir", refused)
+    with pytest.raises(UserError, match=r"Cannot write to .*corpora: Permission denied"):
+        assemble(batches(block()), Data(core=3), tmp_path / "home" / "corpora" / "c", name="c")
+
+
 def test_given_files_number_the_corpus_and_drop_what_they_do_not_name(tmp_path):
     rows = [*block(), ("u0", "i9", 4.0, 0, "not named")]
     folder = tmp_path / "split"
