@@ -78,7 +78,10 @@ class Checkpoint:
             UserError: missing, damaged, or of another format version.
         """
         if not exists(path):
-            raise UserError(f"There is no checkpoint at {path}. `symcere ls` lists the runs that are stored.")
+            raise UserError(
+                f"There is no checkpoint at {path}: the run ended before one was kept, or was removed. Train it again; "
+                "`symcere ls` lists the runs that are stored."
+            )
         file = _opened(path)
         try:
             tree = torch.load(file, map_location="cpu", weights_only=True)
