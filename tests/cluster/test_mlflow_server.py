@@ -3,10 +3,13 @@
 Needs Debian's or Ubuntu's postgresql, and the dependency group ``cluster``.
 """
 
+import contextlib
 import importlib.util
+import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -122,6 +125,20 @@ class Server:
             return False
         return True
 
+    @contextlib.contextmanager
+    def away(self, seconds: float = 30) -> Iterator[None]:
+        """The server ends, and comes back after so long; the block begins when nobody answers any more."""
+        self.script("stop")
+        end = time.monotonic() + 20
+        while self.answers():
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        end = time.monotonic() + seconds
+        yield
+        time.sleep(max(0, end - time.monotonic()))
+        assert not self.answers()
+        self.script("start")
+
 
 @pytest.fixture(scope="module")
 def server(database, tmp_path_factory) -> Iterator[Server]:
@@ -135,6 +152,14 @@ def server(database, tmp_path_factory) -> Iterator[Server]:
 def password_of(server: Server) -> str:
     text = (server.home / ".mlflow/credentials").read_text()
     return re.search(r"password = (\w+)", text)[1]
+
+
+@pytest.fixture
+def signed_in(server, monkeypatch) -> None:
+    """This process is a client of the server."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "symcere")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password_of(server))
 
 
 def test_nothing_answers_without_the_password(server):
@@ -180,8 +205,8 @@ with tracking.start_run("sweep", f"trial{number}", {"lr": number}) as run:
 """
 
 
-def test_a_server_away_for_30_seconds_costs_nothing(server, monkeypatch):
-    """Four trials write at once, through HTTP; in the middle the server ends, and comes back 30 s later."""
+def test_a_server_away_for_30_seconds_costs_no_figure_of_a_training(server, signed_in):
+    """Four runs are written epoch by epoch; in the middle the server ends, and comes back 30 s later."""
     trials = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, str(number)],
@@ -193,9 +218,6 @@ def test_a_server_away_for_30_seconds_costs_nothing(server, monkeypatch):
         )
         for number in range(4)
     ]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "symcere")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password_of(server))
 
     def epochs() -> list[int]:
         runs = tracking.list_runs("sweep", server.uri)
@@ -205,14 +227,8 @@ def test_a_server_away_for_30_seconds_costs_nothing(server, monkeypatch):
     while len(seen := epochs()) < 4 or min(seen) < 5:
         assert time.monotonic() < end, f"trials did not get going: {seen}"
         time.sleep(1)
-    server.script("stop")
-    end = time.monotonic() + 20
-    while server.answers():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    assert all(trial.poll() is None for trial in trials)  # all are in mid-run
-    time.sleep(30)
-    server.script("start")
+    with server.away():
+        assert all(trial.poll() is None for trial in trials)  # all are in mid-run
     names = []
     for trial in trials:
         out, err = trial.communicate(timeout=300)
@@ -229,6 +245,87 @@ def test_a_server_away_for_30_seconds_costs_nothing(server, monkeypatch):
         told = sorted((metric.step, round(metric.value, 6)) for metric in history)
         assert told == [(epoch, round(number + epoch / 100, 6)) for epoch in range(40)]
         assert run.artifact("per_user.parquet").stat().st_size > 0
+
+
+CARD = """\
+title: A few synthetic reviews
+platform: synthetic
+format: synthetic
+licence: free
+columns: {users: 600, items: 200}
+data: {core: 3}
+"""
+
+SWEEP = """\
+datasets: [few]
+methods: {mf-bpr: {}, lightgcn: {}}
+settings: {train.epochs: 300, train.patience: 100000}
+space: {train.lr: {loguniform: [1.0e-3, 1.0e-1]}}
+trials: 6
+seeds: 1
+sampler: {kind: random}
+stopping: {kind: none}
+resources: {cpu: 0.5}
+"""
+
+
+def test_a_server_away_for_30_seconds_costs_no_trial_of_a_sweep(server, signed_in, tmp_path):
+    """`symcere sweep`, four trials at once on two cores; the server is away while some of them end."""
+    (tmp_path / "few.yaml").write_text(CARD)
+    (tmp_path / "four.yaml").write_text(SWEEP)
+    command = [sys.executable, "-m", "symcere.cli"]
+    quick = {"env": server.client | {"OMP_NUM_THREADS": "1"}, "cwd": ROOT}
+    subprocess.run([*command, "prepare", str(tmp_path / "few.yaml")], check=True, capture_output=True, **quick)
+    folder = Path(server.client["SYMCERE_HOME"]) / "sweeps/four/trials"
+
+    def recorded() -> set[Path]:
+        return set(folder.rglob("run"))
+
+    with (tmp_path / "log").open("w+") as log:
+        sweep = subprocess.Popen(
+            [*command, "sweep", str(tmp_path / "four.yaml")], stdout=log, stderr=log, start_new_session=True, **quick
+        )
+        try:
+            end = time.monotonic() + 180
+            while len(recorded()) < 2:
+                assert sweep.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < end, "no trial ended"
+                time.sleep(0.2)
+            with server.away():
+                left, before = time.time(), recorded()
+                assert len(before) < 12
+                time.sleep(29)
+                back = time.time()
+                assert recorded() == before
+            assert sweep.wait(300) == 0, (tmp_path / "log").read_text()
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # with the Ray that it started
+                os.killpg(sweep.pid, signal.SIGKILL)
+            sweep.wait()
+        assert password_of(server) not in (tmp_path / "log").read_text()
+
+    outcomes = {str(p.parent.relative_to(folder)): json.loads(p.read_text()) for p in folder.rglob("outcome.json")}
+    assert len(outcomes) == 12
+    assert any(left < one["ended"] < back for one in outcomes.values())  # the search went on
+    every = outcomes.values()
+    at_once = [sum(one["started"] <= begun["started"] < one["ended"] for one in every) for begun in every]
+    assert max(at_once) >= 4
+    runs = tracking.list_runs("four", server.uri)
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert sorted(run.tags["symcere.role"] for run in runs) == ["dataset", "final", "final", *["trial"] * 12]
+    assert {run.tags["symcere.trial"] for run in runs if run.tags["symcere.role"] == "trial"} == set(outcomes)
+    store = tracking.client(server.uri)
+    for run in runs:
+        if run.tags["symcere.role"] == "final":
+            assert "test_ndcg_at_10" in run.metrics
+        if run.tags["symcere.role"] != "trial":
+            continue
+        history = outcomes[run.tags["symcere.trial"]]["history"]
+        assert [figures["epoch"] for figures in history] == list(range(1, 301))
+        assert {"loss", "val_ndcg_at_10"} <= history[-1].keys()
+        for name in history[-1].keys() - {"epoch"}:
+            told = sorted((metric.step, metric.value) for metric in store.get_metric_history(run.id, name))
+            assert told == [(figures["epoch"], figures[name]) for figures in history], (run.name, name)
 
 
 def test_doctor_finds_the_server_in_order(server):
