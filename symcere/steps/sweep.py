@@ -35,6 +35,9 @@ SWEEP, ROLE, TRIAL = "symcere.sweep", "symcere.role", "symcere.trial"
 RECORDED = "run"
 """Beside a trial's outcome: the id of its MLflow run."""
 
+PATIENCE = 240.0
+"""Seconds that the start of a final model waits for a lost MLflow server: as long as MLflow's client does later."""
+
 OnStanding = Callable[[list[dict[str, Any]]], None]
 
 
@@ -537,6 +540,7 @@ def final(one: Mapping[str, Any]) -> dict[str, float]:
     os.environ.update(one["environment"])
     from symcere import tracking
 
+    tracking.client(patience=PATIENCE)
     experiment = build(Experiment, one["experiment"]).replace({"train.seed": one["seed"]})
     identity = {"symcere.experiment": experiment_hash(experiment), ROLE: "final"}
     begun = ""

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -42,13 +43,25 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
 
-def client(uri: str | None = None) -> MlflowClient:
+def client(uri: str | None = None, patience: float = 0.0) -> MlflowClient:
     """A client of the store at ``uri``, by default :func:`tracking_uri`; a store that does not exist is made.
+
+    Args:
+        patience: seconds to wait for a server that nobody answers for, where others' work depends on it: for a person
+            who starts a command it is an error at once. A client that was made before waits by itself.
 
     Raises:
         UserError: the store cannot be reached, read or written, or is of a kind that MLflow no longer takes.
     """
-    return _client(uri or tracking_uri())
+    uri = uri or tracking_uri()
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return _client(uri)
+        except UserError as error:
+            if not isinstance(error.__cause__, ConnectionError) or time.monotonic() >= end:
+                raise
+        time.sleep(1)
 
 
 @functools.cache

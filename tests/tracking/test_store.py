@@ -1,5 +1,9 @@
 """A store that cannot be used says so at once, and no secret gets out."""
 
+import http.server
+import threading
+import time
+
 import pytest
 
 from symcere import tracking
@@ -26,6 +30,44 @@ def test_mask(text, shown):
 def test_a_server_that_does_not_answer_is_named_at_once():
     with pytest.raises(UserError, match=r"http://\*\*\*@127\.0\.0\.1:9.*nobody answers.*MLFLOW_TRACKING_URI"):
         tracking.client("http://ann:secret@127.0.0.1:9")
+
+
+def test_patience_outlasts_a_server_that_is_away():
+    class Store(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(b"OK")
+
+        def do_POST(self) -> None:
+            self.answer(b'{"experiments": []}')
+
+        def answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Store, bind_and_activate=False)
+    server.server_bind()  # the port is ours, but nobody listens yet
+    uri = f"http://127.0.0.1:{server.server_address[1]}"
+    with pytest.raises(UserError, match="nobody answers"):
+        tracking.client(uri)
+
+    def come_back() -> None:
+        time.sleep(1.5)
+        server.server_activate()
+        server.serve_forever()
+
+    threading.Thread(target=come_back, daemon=True).start()
+    try:
+        start = time.monotonic()
+        tracking.client(uri, patience=60)
+        assert 1 < time.monotonic() - start < 30
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_broken_database_is_named(tmp_path):
