@@ -143,10 +143,13 @@ def _log(run: str | Path, files: list[Path]) -> None:
             tracker.log_file(path, "explanation")
 
 
-def explore(run: str | Path, out: Path, *, users: int = 2000, progress: Progress = None) -> dict[str, object]:
+def explore(
+    run: str | Path, out: Path | None = None, *, users: int = 2000, progress: Progress = None
+) -> dict[str, object]:
     """One self-contained page to look around in a run.
 
     Args:
+        out: the page; by default ``explore.html`` beside the checkpoint.
         users: with their recommendations on it, drawn at random where there are more.
 
     Raises:
@@ -160,10 +163,11 @@ def explore(run: str | Path, out: Path, *, users: int = 2000, progress: Progress
         restored.name, fitted.model, fitted.scorer, restored.corpus, restored.embeddings, users, progress=progress
     )
     text = page(data)
-    with writing(Path(out)) as temporary:
+    out = restored.path.parent / "explore.html" if out is None else Path(out)
+    with writing(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return {
-        "page": Path(out),
+        "page": out,
         "megabytes": round(len(text) / 1e6, 2),
         "items": len(data["items"]["ids"]),
         "users": len(data["users"]["ids"]),

@@ -70,7 +70,7 @@ COMMANDS = (
         explore,
         (
             RUN,
-            argument("--out", type=Path, required=True, metavar="FILE.html", help="the page"),
+            argument("--out", type=Path, metavar="FILE.html", help="the page, instead of one beside the checkpoint"),
             argument("--users", type=count, default=2000, help="users with recommendations on it (default 2000)"),
         ),
         example="symcere explore my-shop-symcere-3f2a --out my-shop.html",
