@@ -266,7 +266,10 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 def to_yaml(tree: Any) -> str:
     """A dataclass tree, or a mapping, as YAML in the order of declaration."""
-    return yaml.safe_dump(to_dict(tree), sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump(to_dict(tree), sort_keys=False, allow_unicode=True, width=120)
+    if any(mark in text for mark in "\x85\u2028\u2029"):  # line breaks to YAML's reader, which its writer leaves bare
+        text = yaml.safe_dump(to_dict(tree), sort_keys=False, allow_unicode=False, width=120)
+    return text
 
 
 def json_schema(cls: type) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import MISSING, dataclass
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from symcere.config.fields import (
@@ -141,6 +141,7 @@ outers = st.builds(
 
 
 @given(outers)
+@example(Outer(extra={"A\x85\xd7": 1, "B\u2028": 2}))
 def test_a_tree_survives_mapping_and_yaml(tmp_path_factory, tree):
     assert build(Outer, to_dict(tree)) == tree
     file = tmp_path_factory.getbasetemp() / "tree.yaml"
