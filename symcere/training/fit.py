@@ -14,6 +14,7 @@ from symcere.config import Experiment
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.evaluation import Evaluator
+from symcere.memory import keep_freed_memory
 from symcere.model.closed_form import closed_form, from_state
 from symcere.model.own import OwnFree
 from symcere.model.propagation import Graph
@@ -77,7 +78,7 @@ def fit(
     """Train what ``experiment`` describes and return the epoch with the best validation NDCG@10.
 
     Test interactions are never read. On a CPU with a fixed number of threads the same arguments give the same bits;
-    on CUDA with ``train.deterministic``.
+    on CUDA with ``train.deterministic``. The process keeps freed memory from here on (:mod:`symcere.memory`).
 
     In a process group of :mod:`torch.distributed` every process calls this with the same arguments, and all return the
     same, that of a lone worker up to the order of summation. The first one alone calls back and writes.
@@ -207,6 +208,7 @@ class _Run:
         device: torch.device,
         workers: Workers,
     ):
+        keep_freed_memory()
         self.experiment, self.device, self.workers = experiment, device, workers
         self.model = build(corpus, embeddings, experiment, workers).to(device)
         with torch.random.fork_rng(devices=[]):
