@@ -274,6 +274,67 @@ def lightgcn_pytorch(case: Case) -> Step:
     return step
 
 
+# ---------------------------------------------------------------- SELFRec, from a folder
+
+
+def selfrec(case: Case) -> Step:
+    """The training loop of its LightGCN as it is: each of our steps is one turn of its loop, in a thread.
+
+    Every model asks for CUDA: ``cuda()`` gives back what it is called on. Its batches never end here, which spares it
+    the evaluation after an epoch; numba, which compiles that evaluation, is replaced by an empty module.
+    """
+    import threading
+
+    import torch
+
+    assert case.folder is not None
+    sys.path.insert(0, str(case.folder.resolve()))
+    os.chdir(tempfile.mkdtemp())  # it writes a log folder
+    for kind in (torch.Tensor, torch.nn.Module):
+        kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    sys.modules["numba"] = types.ModuleType("numba")
+    sys.modules["numba"].jit = lambda *_, **__: lambda function: function  # type: ignore[attr-defined]
+    from model.graph import LightGCN as module
+
+    settings = {
+        "model": {"name": "LightGCN", "type": "graph"}, "LightGCN": {"n_layer": case.layers}, "output": "./results/",
+        "item.ranking.topN": [20], "embedding.size": case.dim, "batch.size": case.batch, "max.epoch": 1,
+        "learning.rate": 1e-3, "reg.lambda": REG,
+    }  # fmt: skip
+    rows = [[f"u{u}", f"i{i}", 1.0] for u, i in zip(case.users.tolist(), case.items.tolist(), strict=True)]
+    model = module.LightGCN(settings, rows, rows[:100])
+    begin, done = threading.Semaphore(0), threading.Semaphore(0)
+    batches = module.next_batch_pairwise
+
+    def one_by_one(*args: Any) -> Iterator[Any]:
+        begin.acquire()
+        for batch in itertools.chain.from_iterable(batches(*args) for _ in itertools.count()):
+            yield batch
+            done.release()
+            begin.acquire()
+
+    module.next_batch_pairwise = one_by_one
+    failed: list[Exception] = []
+
+    def train() -> None:
+        try:
+            torch.set_num_threads(1)
+            model.train()
+        except Exception as error:
+            failed.append(error)
+            done.release()
+
+    threading.Thread(target=train, daemon=True).start()
+
+    def step() -> None:
+        begin.release()
+        done.acquire()
+        if failed:
+            raise failed[0]
+
+    return step
+
+
 PEERS: dict[str, Callable[[Case], Step]] = {
     "symcere": symcere,
     "symcere-full": symcere_full,
@@ -284,6 +345,7 @@ PEERS: dict[str, Callable[[Case], Step]] = {
     "recbole-first-step": recbole_first_step,
     "cornac": cornac,
     "lightgcn-pytorch": lightgcn_pytorch,
+    "selfrec": selfrec,
 }
 
 

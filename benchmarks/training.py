@@ -1,7 +1,7 @@
-"""A training step of LightGCN with BPR, beside PyG, RecBole, Cornac and LightGCN-PyTorch.
+"""A training step of LightGCN with BPR, beside PyG, RecBole, Cornac, LightGCN-PyTorch and SELFRec.
 
     python benchmarks/training.py [--quick] [--rounds 7] [--json] [--only pyg-csr,recbole] [--home HOME]
-                                  [--peer lightgcn-pytorch=FOLDER]
+                                  [--peer lightgcn-pytorch=FOLDER] [--peer selfrec=FOLDER]
 
 d = 64, 3 layers, batch 2,048, on synthetic data (40,000 users x 20,000 items x 400,000 interactions) and on prepared
 corpora of the home. Every implementation runs in a process of its own and does some steps in its turn, round by round;
@@ -10,7 +10,8 @@ is the same number of steps for all, the ratio is that of epochs too.
 
 RecBole and Cornac are installed into environments of their own under a cache folder (SYMCERE_BENCH_CACHE, by default
 ~/.cache/symcere-benchmarks), beside the torch and numpy that are here, so that all run on the same ones; RecBole
-asks for an old Ray and needs shims for numpy 2 (peers.py). Other peers run from a folder that you name.
+asks for an old Ray and needs shims for numpy 2, SELFRec asks for CUDA: what is patched at run time stands in peers.py.
+LightGCN-PyTorch and SELFRec run from the folders of their repositories, which you name.
 """
 
 import argparse
@@ -31,6 +32,8 @@ INSTALLED = {
     "recbole": ["recbole==1.2.1", "thop", "texttable", "colorlog", "colorama"],
     "cornac": ["cornac", "powerlaw"],
 }
+FROM_FOLDER = ("lightgcn-pytorch", "selfrec")
+"""No package index has them: ``--peer NAME=FOLDER``."""
 DIM, LAYERS, BATCH = 64, 3, 2048
 SYNTHETIC = "synthetic 40k x 20k x 400k"
 HERE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(PEERS.parents[1])}
@@ -135,6 +138,8 @@ def compare(
                 running[name] = stack.enter_context(Implementation(name, case, folders.get(name, "")))
             except NotRunError as why:
                 found[name] = {"not_run": str(why)}
+        if names[0] not in running:
+            sys.exit(f"{names[0]} itself does not run: {found[names[0]]['not_run']}")
         times: dict[str, list[float]] = {name: [] for name in running}
         for number in range(rounds):
             for name in list(running)[:: 1 if number % 2 else -1]:
@@ -169,18 +174,16 @@ def main() -> None:
     cases = {SYNTHETIC: long_tailed(40_000, 20_000, 400_000), **corpora(args.home)}
     for title, train in cases.items():
         steps = {"symcere": 4 * few, "symcere-full": few, "pyg-edge-index": 2, "recbole": few, "pyg-csr": few}
-        steps["lightgcn-pytorch"] = few
+        steps |= dict.fromkeys(FROM_FOLDER, few)
         if title != SYNTHETIC:
             steps = {name: 10 * count for name, count in steps.items()}
-        names = ["symcere-full", "pyg-csr", "pyg-edge-index", "recbole", "lightgcn-pytorch"]
+        names = ["symcere-full", "pyg-csr", "pyg-edge-index", "recbole", *FROM_FOLDER]
         names = ["symcere", *(n for n in names if not wanted or n in wanted)]
         with tempfile.TemporaryDirectory() as folder:
-            missing = {"lightgcn-pytorch"} - set(folders)
+            missing = set(FROM_FOLDER) - set(folders)
             case = save(Path(folder) / "case.npz", train)
             found = compare(case, [n for n in names if n not in missing], rounds, steps, folders)
             found |= {n: {"not_run": f"give its folder: --peer {n}=FOLDER"} for n in names if n in missing}
-            if not wanted:
-                found["selfrec"] = {"not_run": "its code asks for CUDA in every model"}
             rows += [{"data": title, "what": "step", "peer": n, **of} for n, of in found.items()]
             if title != SYNTHETIC and (not wanted or "cornac" in wanted):
                 # Cornac's answer is 100 passes; ours is one, of matrix factorisation in batches of 2,048.
