@@ -3,10 +3,10 @@
     python benchmarks/parallel.py [--workers 2] [--users 40000 --items 20000 --interactions 600000] [--rounds 7]
 
 One thread a worker, over gloo. Each round times some steps of one worker alone, of all workers with the table divided
-by columns, and of all with plain data parallelism (ddp), one after the other in the same processes; shown is the median
-over rounds of each one's ratio to the lone worker of its round, with quartiles. Beside wall-clock time stands the CPU
-time of the busiest worker, which a machine with other work does not stretch but which leaves waiting out. All must
-train the same losses first.
+into blocks, by columns, and with plain data parallelism (ddp), one after the other in the same processes; shown is the
+median over rounds of each one's ratio to the lone worker of its round, with quartiles. Beside wall-clock time stands
+the CPU time of the busiest worker, which a machine with other work does not stretch but which leaves waiting out. All
+must train the same losses first.
 """
 
 import argparse
@@ -45,10 +45,10 @@ class Counted(Workers):
     messages = 0
     sent = 0
 
-    def _swap(self, give: Any, take: Any) -> Any:
+    def swap(self, give: Any, take: Any) -> Any:
         self.messages += 1
         self.sent += sum(g.numel() * g.element_size() for w, g in enumerate(give) if w != self.rank)
-        return super()._swap(give, take)
+        return super().swap(give, take)
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
         self.messages += self.size > 1
@@ -88,6 +88,7 @@ def measure(
     device = torch.device("cpu")
     ways = {
         "one": Counted(),
+        "blocks": Counted(rank, size, "blocks"),
         "columns": Counted(rank, size, "columns"),
         "ddp": Counted(rank, size, "ddp"),
     }
@@ -120,7 +121,7 @@ def measure(
             told = together.collect((wall, cpu, here))
             found[name].append((max(t[0] for t in told), max(t[1] for t in told)))
             losses[name] = np.sum([t[2] for t in told if t[2]], axis=0)
-        for name in ("columns", "ddp"):
+        for name in list(ways)[1:]:
             np.testing.assert_allclose(losses[name], losses["one"], rtol=1e-4)
     if rank:
         return
@@ -162,11 +163,11 @@ def model(
         delay: seconds before a message is under way.
     """
 
-    def parts(columns: float, exchanged: float, messages: int) -> dict[str, float]:
+    def parts(columns: float, exchanged: float, messages: int, side: float = 1) -> dict[str, float]:
         moved = 2 * layers * (2 * edges * (4 * columns + 8) + 4 * nodes * columns)
         found = {
-            "propagation": moved / memory,
-            "optimiser": 9 * 4 * nodes * columns / memory,
+            "propagation": side * moved / memory,
+            "optimiser": side * 9 * 4 * nodes * columns / memory,
             "loss": 3 * batch * d * 4 * 12 / gpus_of(messages) / memory + 40 * 5e-6,
             "exchange": exchanged / link + messages * delay,
         }
@@ -180,6 +181,7 @@ def model(
     table = 2 * 4 * nodes * d * (gpus - 1) / gpus  # all-reduce of the gradient in a ring
     return {
         "one": parts(d, 0, 0),
+        "blocks": parts(2 * d / gpus, 4 * rows, 4, side=1 / 2),  # of sides of one size
         "columns": parts(d / gpus, 2 * rows, 4),
         "ddp": parts(d, table, 2),
     }

@@ -94,7 +94,7 @@ def fit(
     path: Path | str,
     workers: int,
     gpus_per_worker: int = 0,
-    parallel: Parallel = "columns",
+    parallel: Parallel = "blocks",
     address: str = "",
     on_epoch: Callable[[Epoch], bool | None] | None = None,
     checkpoint_every: float = CHECKPOINT_EVERY,

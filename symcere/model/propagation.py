@@ -8,11 +8,15 @@ An isolated node has an empty row and column in Â: its hops are zero.
 
 A training step needs the mean at the nodes of its batch alone, and its gradient arrives there alone:
 :meth:`Graph.propagate_rows` does the last hop forward, and the first one backward, on the edges of these nodes.
+
+The graph is bipartite: what starts at users is at items after one hop, at users after two, and never meets what starts
+at items. So the features of one side are propagated on half the entries of Â, and the two results add up: workers can
+divide the table by sides as well as by columns (:mod:`symcere.model.table`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,13 +27,22 @@ from torch import Tensor, nn
 BLOCK = 64
 """Columns of one product on a CPU, where there are more than two such blocks: narrow tables stay in cache."""
 
-SMALL = 1 << 20
-"""Features N · c below which all nodes cost a CPU no more than some: they fit into its cache."""
+SMALL = 1 << 14
+"""Nodes below which a CPU is as fast on all of them as on some: their features fit into its cache.
 
-Noise = Callable[[Tensor], Tensor]
-"""What is added to a layer [n, c], from that layer; constant for the gradient.
+Of nodes and not of features, so that workers with some of the columns decide alike."""
 
-SimGCL's ``sign(x) · eps · normalise(u)`` (arXiv 2112.08679, eq. 8) is of this kind: its derivative is zero."""
+Part = Literal["all", "users", "items"]
+"""The nodes of a block of features: all, or those of one side."""
+
+OTHER: dict[Part, Part] = {"all": "all", "users": "items", "items": "users"}
+"""Where features are after a hop."""
+
+Noise = Callable[[Tensor, int, int], Tensor]
+"""What is added to a layer, from (the layer's rows [m, c], n, start): they are rows start … start + m of its n.
+
+It is a constant for the gradient. SimGCL's ``sign(x) · eps · normalise(u)`` (arXiv 2112.08679, eq. 8) is of this kind:
+its derivative is zero."""
 
 
 class Graph(nn.Module):
@@ -64,6 +77,7 @@ class Graph(nn.Module):
         self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("mates", mates, persistent=False)
         self._weights: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._columns_of_users: Tensor | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -82,6 +96,27 @@ class Graph(nn.Module):
             scale = degrees.double().rsqrt()
             self._weights[key] = (torch.repeat_interleave(scale, degrees) * scale[self.columns]).to(dtype)
         return self._weights[key]
+
+    def span(self, part: Part) -> slice:
+        """The nodes of a part."""
+        start, stop = {"all": (0, 0), "users": (0, -self.num_items), "items": (self.num_users, 0)}[part]
+        return slice(start, self.num_nodes + stop)
+
+    def entries(self, part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets, columns and weights of what a hop multiplies features of a part with.
+
+        It is Â, or one of its two blocks: its rows are the nodes of ``OTHER[part]``, its columns count from the
+        part's first node.
+        """
+        weights = self.weights(dtype)
+        if part == "all":
+            return self.offsets, self.columns, weights
+        users, edges = self.num_users, self.num_edges
+        if part == "users":
+            return self.offsets[users:] - edges, self.columns[edges:], weights[edges:]
+        if self._columns_of_users is None or self._columns_of_users.device != self.columns.device:
+            self._columns_of_users = self.columns[:edges] - users
+        return self.offsets[: users + 1], self._columns_of_users, weights[:edges]
 
     # ------------------------------------------------------------ differentiable, any number of times
 
@@ -119,25 +154,30 @@ class Graph(nn.Module):
         skip_input: bool = False,
         noise: Noise | None = None,
         rows: Tensor | None = None,
+        part: Part = "all",
     ) -> tuple[Tensor, Tensor]:
         """:meth:`propagate` (of all nodes, or of ``rows``) and layer ``keep`` beside it.
 
         XSimGCL contrasts the two (arXiv 2209.02544). Without a layer to keep (0) the second one is None.
+
+        Args:
+            part: the nodes whose features H are; those of the others count as zero. Results of users and of items
+                add up to those of all.
         """
         if not 0 <= keep <= layers:
             raise ValueError(f"layer {keep} is not one of 1 … {layers}")
         if rows is None:
-            return _Mean.apply(H, _Plan(self, layers, skip_input, keep), noise)
-        if H.device.type != "cpu" or H.numel() < SMALL:  # looking for some of the edges would cost more than it saves
+            return _Mean.apply(H, _Plan(self, layers, skip_input, keep, part), noise)
+        if H.device.type != "cpu" or self.num_nodes < SMALL:  # to look for their edges would cost more than it saves
             place = rows
-            both = _Mean.apply(H, _Plan(self, layers, skip_input, keep), noise)
+            both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, part), noise)
         else:
             position = torch.zeros(self.num_nodes, dtype=torch.long)
             position[rows] = 1
             nodes = position.nonzero().squeeze(1)
             position[nodes] = torch.arange(len(nodes))
             place = position[rows]
-            both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, nodes), noise)
+            both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, part, nodes), noise)
         return tuple(None if layer is None else layer.index_select(0, place) for layer in both)  # type: ignore[return-value]
 
     # ------------------------------------------------------------ without gradient
@@ -166,14 +206,20 @@ class Graph(nn.Module):
         graph._hold(number[self.offsets].to(self.offsets), self.columns[both], mates.to(self.mates))
         return graph
 
-    def _product(self, H: Tensor) -> Tensor:
-        """Â H."""
-        return _csr_product(self.offsets, self.columns, self.weights(H.dtype), H)
+    def _product(self, H: Tensor, part: Part = "all") -> Tensor:
+        """Â H of features of a part, at the nodes of the other."""
+        return _csr_product(*self.entries(part, H.dtype), H)
 
-    def _rows_of(self, nodes: Tensor, dtype: torch.dtype) -> sp.csr_array:
-        """The rows ``nodes`` of Â, on the CPU. SciPy cuts and transposes in one pass, index arithmetic in many."""
-        entries = (self.weights(dtype).numpy(), self.columns.numpy(), self.offsets.numpy())
-        return sp.csr_array(entries, shape=(self.num_nodes, self.num_nodes))[nodes.numpy()]
+    def _rows_of(self, nodes: Tensor, part: Part, dtype: torch.dtype) -> sp.csr_array:
+        """The rows ``nodes`` of what a hop from ``part`` multiplies with, on the CPU.
+
+        SciPy cuts and transposes in one pass, index arithmetic in many.
+        """
+        offsets, columns, weights = (t.numpy() for t in self.entries(part, dtype))
+        here = self.span(part)
+        return sp.csr_array((weights, columns, offsets), shape=(len(offsets) - 1, here.stop - here.start))[
+            nodes.numpy()
+        ]
 
 
 def _csr_product(offsets: Tensor, columns: Tensor, weights: Tensor, H: Tensor) -> Tensor:
@@ -211,7 +257,8 @@ class _Plan:
     layers: int
     skip_input: bool = False
     keep: int = 0
-    nodes: Tensor | None = None  # int64, ascending, unique
+    part: Part = "all"  # of the input
+    nodes: Tensor | None = None  # of the results; int64, ascending, unique
 
     def __post_init__(self):
         if self.skip_input and self.layers == 0:
@@ -220,6 +267,36 @@ class _Plan:
     @property
     def terms(self) -> int:
         return self.layers + (not self.skip_input)
+
+    @property
+    def size(self) -> int:
+        """Rows of the results."""
+        return self.graph.num_nodes if self.nodes is None else len(self.nodes)
+
+    def part_at(self, layer: int) -> Part:
+        """The nodes that a layer lives on."""
+        return OTHER[self.part] if layer % 2 else self.part
+
+    def places(self, part: Part) -> slice:
+        """The rows of the results that are nodes of a part."""
+        if self.nodes is None or part == "all":
+            return slice(0, self.size) if part == "all" else self.graph.span(part)
+        users = int(torch.searchsorted(self.nodes, self.graph.num_users))
+        return slice(0, users) if part == "users" else slice(users, self.size)
+
+    def nodes_of(self, part: Part) -> Tensor | None:
+        """The nodes of the results that are of a part, counted from its first; None for all of them."""
+        if self.nodes is None:
+            return None
+        return self.nodes[self.places(part)] - self.graph.span(part).start
+
+    def cut(self, dtype: torch.dtype) -> sp.csr_array | None:
+        """What the last hop multiplies with, where it leads to some of the nodes alone."""
+        if self.nodes is None or self.layers == 0:
+            return None
+        there = self.nodes_of(self.part_at(self.layers))
+        assert there is not None
+        return self.graph._rows_of(there, self.part_at(self.layers - 1), dtype)
 
 
 class _Hop(torch.autograd.Function):
@@ -234,31 +311,32 @@ class _Hop(torch.autograd.Function):
 
 
 class _Mean(torch.autograd.Function):
-    """H [N, c] → the plan's mean [n, c] and kept layer [n, c]."""
+    """H, of a part's nodes [m, c] → the plan's mean [n, c] and kept layer [n, c]."""
 
     @staticmethod
     def forward(ctx: Any, H: Tensor, plan: _Plan, noise: Noise | None) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
-        nodes = plan.nodes
-        cut = None if nodes is None or plan.layers == 0 else plan.graph._rows_of(nodes, H.dtype)
+        cut = plan.cut(H.dtype)
         ctx.plan, ctx.cut = plan, cut
+        total = H.new_zeros(plan.size, H.shape[1])
+        kept = torch.zeros_like(total) if plan.keep else None
         layer = H
-        total: Tensor | None = None
-        kept: Tensor | None = None
         for number in range(plan.layers + 1):
+            part = plan.part_at(number)
+            places, nodes = plan.places(part), plan.nodes_of(part)
+            last = number == plan.layers and cut is not None
             if number:
-                last = number == plan.layers and cut is not None
-                layer = _scipy_product(cut, layer) if last else plan.graph._product(layer)
+                layer = _scipy_product(cut, layer) if last else plan.graph._product(layer, plan.part_at(number - 1))
                 if noise is not None:
-                    layer += noise(layer)
-            here = layer if nodes is None or len(layer) == len(nodes) else layer.index_select(0, nodes)
-            if number == plan.keep > 0:
-                kept = here
-            if total is not None:
-                total += here
-            elif number or not plan.skip_input:
-                total = here.clone() if here is layer or here is kept else here
-        assert total is not None
+                    whole, start = (
+                        (plan.size, places.start) if last else (plan.graph.num_nodes, plan.graph.span(part).start)
+                    )
+                    layer += noise(layer, whole, start)
+            here = layer if nodes is None or last else layer.index_select(0, nodes)
+            if kept is not None and number == plan.keep:
+                kept[places] = here
+            if number or not plan.skip_input:
+                total[places] += here
         return total.div_(plan.terms), kept
 
     @staticmethod
@@ -269,7 +347,7 @@ class _Mean(torch.autograd.Function):
 
 
 class _Adjoint(torch.autograd.Function):
-    """The transpose of :class:`_Mean`: gradients of mean and kept layer [n, c] → gradient of H [N, c].
+    """The transpose of :class:`_Mean`: gradients of mean and kept layer [n, c] → gradient of H [m, c].
 
     Horner's rule on Σ_l Âˡ g_l, where g_l reaches layer l from outside, at the plan's nodes alone.
     """
@@ -279,34 +357,37 @@ class _Adjoint(torch.autograd.Function):
         ctx: Any, mean: Tensor | None, kept: Tensor | None, plan: _Plan, cut: sp.csr_array | None
     ) -> Tensor | None:
         ctx.plan = plan
-        nodes, graph, last = plan.nodes, plan.graph, plan.layers
+        graph, last = plan.graph, plan.layers
         mean = None if mean is None else mean / plan.terms
 
         def outside(number: int) -> Tensor | None:
+            """What reaches a layer from outside."""
             of_mean = None if number == 0 and plan.skip_input else mean
+            places = plan.places(plan.part_at(number))
             if kept is None or number != plan.keep:
-                return of_mean
-            return kept if of_mean is None else of_mean + kept
+                return None if of_mean is None else of_mean[places]
+            return kept[places] if of_mean is None else of_mean[places] + kept[places]
 
-        def plus(gradient: Tensor | None, here: Tensor | None) -> Tensor | None:
+        def plus(gradient: Tensor | None, number: int) -> Tensor | None:
+            """The gradient of a layer: what comes from the layer above, and from outside."""
+            here, nodes = outside(number), plan.nodes_of(plan.part_at(number))
             if here is None:
                 return gradient
             if nodes is None:
                 return here if gradient is None else gradient.add_(here)
             if gradient is None:
-                gradient = here.new_zeros(graph.num_nodes, here.shape[1])
+                span = graph.span(plan.part_at(number))
+                gradient = here.new_zeros(span.stop - span.start, here.shape[1])
             return gradient.index_add_(0, nodes, here)
 
-        gradient: Tensor | None = None
-        here = outside(last)
-        if cut is None:
-            gradient = plus(gradient, here)
+        gradient = plus(None, last) if cut is None else None
         for number in range(last - 1, -1, -1):
-            if number == last - 1 and cut is not None:
+            if cut is not None and number == last - 1:
+                here = outside(last)
                 gradient = None if here is None else _scipy_product(cut.tocsc(), here)
             elif gradient is not None:
-                gradient = graph._product(gradient)
-            gradient = plus(gradient, outside(number))
+                gradient = graph._product(gradient, plan.part_at(number + 1))
+            gradient = plus(gradient, number)
         return gradient
 
     @staticmethod

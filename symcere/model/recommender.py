@@ -20,6 +20,7 @@ from symcere.config import Model
 from symcere.model.own import OwnFree
 from symcere.model.propagation import Graph, Noise
 from symcere.model.scorer import FactorScorer
+from symcere.model.table import Table
 from symcere.model.workers import Needs, Workers
 
 Side = Literal["user", "item"]
@@ -134,7 +135,7 @@ class Recommender(nn.Module):
         text: frozen input of the tower, see :func:`text_input`; needed where a text view takes part.
         has_text: bool [N], nodes with a training review; given together with ``text``.
         own: what leaves a pair's own review or edge out of its profiles (``settings.drop_own``).
-        workers: who trains it together. Of E each holds its own columns; initial numbers are those of a lone worker.
+        workers: who trains it together. Of E each holds its own block; initial numbers are those of a lone worker.
     """
 
     graph: Graph
@@ -158,9 +159,10 @@ class Recommender(nn.Module):
         self.workers = workers or Workers()
         self.num_users, self.num_items = graph.num_users, graph.num_items
         d = settings.dim
+        self.table = Table(self.workers, self.num_users, self.num_items, d)
         if settings.features != "text":
             E = torch.empty(self.num_users + self.num_items, d).normal_(std=0.1)
-            self.embedding = nn.Parameter(self.own_columns(E))
+            self.embedding = nn.Parameter(self.table.own(E))
         if text is not None:
             self.register_buffer("text", text, persistent=False)
             self.register_buffer("has_text", torch.as_tensor(has_text), persistent=False)
@@ -182,16 +184,12 @@ class Recommender(nn.Module):
         # τ that training used: the score needs it to weigh b; the objective keeps it up to date when it is learned.
         self.register_buffer("temperature", torch.ones(()))
 
-    def own_columns(self, table: Tensor) -> Tensor:
-        """This worker's columns of E, or of what is like it, [..., d]."""
-        columns = self.workers.columns(table.shape[-1])
-        return table[..., columns].clone() if self.workers.by_column else table
-
     def hold_all(self, weights: dict[str, Tensor]) -> None:
         """Takes whole weights and works alone from here on."""
-        if self.workers.by_column and "embedding" in weights:
+        if self.table.divided and "embedding" in weights:
             self.embedding = nn.Parameter(torch.empty_like(weights["embedding"], device=self.embedding.device))
         self.workers = Workers()
+        self.table = Table(self.workers, self.num_users, self.num_items, self.settings.dim)
         self.load_state_dict(weights)
 
     # ------------------------------------------------------------ views
@@ -209,27 +207,25 @@ class Recommender(nn.Module):
         """G, and layer ``keep`` of it where one is asked for: float [N, d], or [len(rows), d] for nodes ``rows``.
 
         Args:
-            features: instead of E, [N, d]; of this worker's columns.
+            features: instead of E, [N, d]; this worker's block of them.
             graph: instead of the whole training graph.
-            noise: added after each layer, see :meth:`Graph.propagate`; to this worker's columns.
+            noise: added after each layer, see :meth:`Graph.propagate`; to this worker's part of it.
             needs: rows of the result that each worker works on; others are zero.
         """
-        s = self.settings
+        s, part = self.settings, self.table.mine.part
         features = self.embedding if features is None else features
-        view, kept = (graph or self.graph).propagate_keep(features, s.layers, keep, s.skip_input, noise, rows)
-        return self.workers.to_rows(view, s.dim, needs), None if kept is None else self.workers.to_rows(kept, s.dim)
+        view, kept = (graph or self.graph).propagate_keep(features, s.layers, keep, s.skip_input, noise, rows, part)
+        return self.table.to_rows(view, needs), None if kept is None else self.table.to_rows(kept)
 
     def text_view(self, rows: Tensor | None = None, needs: Needs = None) -> Tensor:
         """T: float [N, d], or [len(rows), d] for node numbers ``rows``; ``needs`` as in :meth:`graph_view`."""
         s, workers, n = self.settings, self.workers, self.graph.num_nodes
         if s.text_tower == "mlp":
-            if workers.by_column:
-                nodes = workers.to_columns(self.tower(self.text[workers.share(n)]), n)
-            else:
-                nodes = self.tower(self.text)
-            if rows is None:
-                return workers.to_rows(self.graph.propagate(nodes, s.text_layers), s.dim, needs)
-            return workers.to_rows(self.graph.propagate_rows(nodes, rows, s.text_layers), s.dim, needs)
+            mine = self.text[workers.share(n)] if self.table.divided else self.text
+            nodes, part = self.table.to_block(self.tower(mine)), self.table.mine.part
+            return self.table.to_rows(
+                self.graph.propagate_keep(nodes, s.text_layers, 0, rows=rows, part=part)[0], needs
+            )
         if rows is None:
             return workers.gather(self.tower(self.text[workers.share(n)]), n)
         if needs is None:

@@ -4,9 +4,8 @@ One convention throughout: every worker draws the same batch, and its loss is it
 loss of the batch is the sum over workers, so gradients are summed, never averaged. Every exchange has its transpose as
 backward; so the gradient that arrives at something only one worker holds is the whole one.
 
-Of a table [n, d] each worker holds some *columns* (propagation over the graph is linear and independent for each), and
-works on some *rows* (losses compare whole vectors): :meth:`Workers.to_rows` and :meth:`Workers.to_columns` lead from
-one to the other. A lone worker holds and does everything, and nothing passes.
+Of the node table each worker holds a block (:mod:`symcere.model.table`); of everything else, the small parameters, each
+holds all. A lone worker holds and does everything, and nothing passes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,13 +16,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from symcere.errors import UserError
+Parallel = Literal["blocks", "columns", "ddp"]
+"""What each worker holds of the node table.
 
-Parallel = Literal["columns", "ddp"]
-"""columns: each worker holds some columns of the node table; ddp: each holds all, as in plain data parallelism."""
+blocks: some columns of the users' or of the items' rows, where workers are even in number and sides alike in size,
+else as columns; columns: some columns of all rows; ddp: all of it, as in plain data parallelism.
+"""
 
 Needs = Sequence[Tensor] | None
 """For each worker the rows it works on, int64 positions without repetition; None where each works on all."""
+
+
+def share(n: int, worker: int, size: int) -> slice:
+    """One worker's part of n things: contiguous, in order of rank, sizes differ by one."""
+    return slice(n * worker // size, n * (worker + 1) // size)
 
 
 class Workers:
@@ -35,12 +41,11 @@ class Workers:
         parallel: how the node table is divided.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, parallel: Parallel = "columns"):
-        self.rank, self.size = rank, size
-        self.by_column = parallel == "columns" and size > 1
+    def __init__(self, rank: int = 0, size: int = 1, parallel: Parallel = "blocks"):
+        self.rank, self.size, self.parallel = rank, size, parallel
 
     @classmethod
-    def here(cls, parallel: Parallel = "columns") -> "Workers":
+    def here(cls, parallel: Parallel = "blocks") -> "Workers":
         """The workers of the process group this process belongs to; a lone one without a group."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
@@ -49,24 +54,8 @@ class Workers:
     # ------------------------------------------------------------ who does what
 
     def share(self, n: int, worker: int | None = None) -> slice:
-        """One worker's part (this one's by default) of n things: contiguous, in order of rank, sizes differ by one."""
-        worker = self.rank if worker is None else worker
-        return slice(n * worker // self.size, n * (worker + 1) // self.size)
-
-    def columns(self, d: int, worker: int | None = None) -> slice:
-        """The columns that a worker holds of a node table of d columns.
-
-        Raises:
-            UserError: there are fewer columns than workers.
-        """
-        if not self.by_column:
-            return slice(0, d)
-        if d < self.size:
-            raise UserError(
-                f"{self.size} workers cannot share the {d} columns of the embedding: use at most {d} workers, raise "
-                "model.dim, or use --parallel ddp."
-            )
-        return self.share(d, worker)
+        """A worker's part (this one's by default) of n things, see :func:`share`."""
+        return share(n, self.rank if worker is None else worker, self.size)
 
     # ------------------------------------------------------------ with gradient
 
@@ -77,24 +66,6 @@ class Workers:
     def stack(self, mine: Tensor) -> Tensor:
         """[W, …] from each worker's [...], of one shape."""
         return self.gather(mine[None], self.size)
-
-    def to_rows(self, local: Tensor, d: int, needs: Needs = None) -> Tensor:
-        """Whole rows of a table from everybody's columns of it.
-
-        Args:
-            local: [n, c] this worker's columns.
-
-        Returns:
-            [n, d]; rows that this worker does not need are zero.
-        """
-        if not self.by_column:
-            return local
-        rows = _ToRows.apply(local, self, needs, d)
-        return rows if needs is None else self.spread(rows, needs, len(local))
-
-    def to_columns(self, rows: Tensor, n: int) -> Tensor:
-        """This worker's columns [n, c] of a table from everybody's ``share(n)`` of its rows, [share, d]."""
-        return _ToColumns.apply(rows, self, self._shares(n, rows.device), n) if self.by_column else rows
 
     def spread(self, rows: Tensor, needs: Needs, n: int) -> Tensor:
         """[n, d]: the rows that this worker needs at their places, zeros elsewhere."""
@@ -126,13 +97,6 @@ class Workers:
             for gradient, summed in zip(some, flat.split([g.numel() for g in some]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
-    def whole(self, local: Tensor, d: int) -> Tensor:
-        """A table from everybody's columns of it: [n, d] on the first worker, [0, d] on the others."""
-        if not self.by_column:
-            return local
-        every = torch.arange(len(local), device=local.device)
-        return self._rows(local.detach(), [every] + [every[:0]] * (self.size - 1), d)
-
     def agree(self, value: Any) -> Any:
         """What the first worker says, on all."""
         if self.size == 1:
@@ -158,61 +122,12 @@ class Workers:
         dist.all_reduce(x, op=how)
         return x
 
-    def _shares(self, n: int, device: torch.device) -> list[Tensor]:
-        every = torch.arange(n, device=device)
-        return [every[self.share(n, w)] for w in range(self.size)]
-
-    def _rows(self, local: Tensor, needs: Needs, d: int) -> Tensor:
-        """The rows [m, d] that this worker needs, from all workers' columns [n, c]."""
-        give = [local] * self.size if needs is None else [local[need] for need in needs]
-        m = len(give[self.rank])
-        widths = [columns.stop - columns.start for columns in (self.columns(d, w) for w in range(self.size))]
-        return torch.cat(self._swap(give, [torch.Size((m, width)) for width in widths]), 1)
-
-    def _columns(self, rows: Tensor, needs: Needs, n: int) -> Tensor:
-        """This worker's columns [n, c] of the sum of what all workers have at the rows they need: the transpose."""
-        d = rows.shape[1]
-        give = [rows[:, self.columns(d, w)] for w in range(self.size)]
-        width = give[self.rank].shape[1]
-        lengths = [n] * self.size if needs is None else [len(need) for need in needs]
-        parts = self._swap(give, [torch.Size((length, width)) for length in lengths])
-        if needs is None:
-            return torch.stack(parts).sum(0)
-        table = rows.new_zeros(n, width)
-        for need, part in zip(needs, parts, strict=True):
-            table.index_add_(0, need, part)
-        return table
-
-    def _swap(self, give: list[Tensor], take: list[torch.Size]) -> list[Tensor]:
+    def swap(self, give: list[Tensor], take: list[torch.Size]) -> list[Tensor]:
         """Sends ``give[w]`` to each worker w; returns what each sent here, of shapes ``take``."""
         sizes = [shape.numel() for shape in take]
         out = give[0].new_empty(sum(sizes))
         dist.all_to_all_single(out, torch.cat([g.reshape(-1) for g in give]), sizes, [g.numel() for g in give])
         return [part.view(shape) for part, shape in zip(out.split(sizes), take, strict=True)]
-
-
-class _ToRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, local: Tensor, workers: Workers, needs: Needs, d: int) -> Tensor:
-        ctx.workers, ctx.needs, ctx.n = workers, needs, len(local)
-        return workers._rows(local, needs, d)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return ctx.workers._columns(gradient, ctx.needs, ctx.n), None, None, None
-
-
-class _ToColumns(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, workers: Workers, needs: Needs, n: int) -> Tensor:
-        ctx.workers, ctx.needs, ctx.d = workers, needs, rows.shape[1]
-        return workers._columns(rows, needs, n)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return ctx.workers._rows(gradient, ctx.needs, ctx.d), None, None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -221,12 +136,12 @@ class _Gather(torch.autograd.Function):
         ctx.workers, ctx.n = workers, n
         sizes = [workers.share(n, w) for w in range(workers.size)]
         shapes = [torch.Size((s.stop - s.start, *mine.shape[1:])) for s in sizes]
-        return torch.cat(workers._swap([mine] * workers.size, shapes))
+        return torch.cat(workers.swap([mine] * workers.size, shapes))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         workers = ctx.workers
         parts = [gradient[workers.share(ctx.n, w)] for w in range(workers.size)]
-        back = workers._swap(parts, [parts[workers.rank].shape] * workers.size)
+        back = workers.swap(parts, [parts[workers.rank].shape] * workers.size)
         return torch.stack(back).sum(0), None, None

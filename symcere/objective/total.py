@@ -9,7 +9,6 @@ Among several workers each takes a share of a term's distinct anchors, with all 
 with the whole catalogue as candidates, a share of these too. What it returns is its sum over the global count.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symcere.config import Alignment, Experiment
-from symcere.model.propagation import Graph
+from symcere.model.propagation import Graph, Noise
 from symcere.model.recommender import Pair, Recommender, Views
 from symcere.model.workers import Needs
 from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
@@ -163,9 +162,7 @@ class TotalLoss(nn.Module):
             users.nodes,
             items.nodes,
             need_text=(s.same.on and masked is None) or s.cross.on or (s.intra.on and model.settings.features != "id"),
-            features=None
-            if masked is None
-            else torch.where(masked[:, None], model.own_columns(self.mask), model.embedding),
+            features=None if masked is None else self._without(model, masked),
             noise=noise,
             keep=s.augment.layer if noise is not None else 0,
             needs=self._needs(users, items, negatives),
@@ -403,6 +400,11 @@ class TotalLoss(nn.Module):
         drawn = torch.rand(model.graph.num_nodes, generator=random, device=random.device)
         return drawn < self.settings.same.mask
 
+    def _without(self, model: Recommender, masked: Tensor) -> Tensor:
+        """E with the learned mask in place of hidden nodes; this worker's block."""
+        mine = model.table.mine
+        return torch.where(masked[mine.nodes, None], self.mask[mine.columns], model.embedding)
+
     def _identity(self, left: Tensor, right: Tensor, scale: float, both: bool) -> Tensor:
         """InfoNCE between two views of the same nodes; SINCERE equals it, since a node's one positive is itself."""
         left, right = F.normalize(left, dim=-1), F.normalize(right, dim=-1)
@@ -486,13 +488,14 @@ class TotalLoss(nn.Module):
             start=model.temperature.new_zeros(()),
         )
 
-    def _noise(self, model: Recommender, random: torch.Generator) -> Callable[[Tensor], Tensor]:
+    def _noise(self, model: Recommender, random: torch.Generator) -> Noise:
         eps, d = self.settings.augment.eps, self.model_settings.dim
 
-        def noise(layer: Tensor) -> Tensor:
-            # Drawn for all columns, since its length is that of whole rows; a worker adds those of its own.
-            drawn = torch.rand((len(layer), d), generator=random, device=layer.device, dtype=layer.dtype)
-            return layer.sign() * model.own_columns(F.normalize(drawn, dim=-1)) * eps
+        def noise(layer: Tensor, n: int, start: int) -> Tensor:
+            # Drawn for all rows and columns, that workers may draw alike; one adds those of its own.
+            drawn = torch.rand((n, d), generator=random, device=layer.device, dtype=layer.dtype)
+            mine = F.normalize(drawn[start : start + len(layer)], dim=-1)
+            return layer.sign() * mine[:, model.table.mine.columns] * eps
 
         return noise
 
@@ -503,9 +506,9 @@ class TotalLoss(nn.Module):
         drawn = self.settings.ranking.loss == "bpr" or items.candidates is not None
         u, i = users.nodes[users.distinct], items.nodes if drawn else items.nodes[items.distinct]
         rows = torch.cat([u, i + model.num_users])
-        if not self.workers.by_column:
+        if not model.table.divided:
             rows = rows[self.workers.share(len(rows))]
-        return model.embedding[rows].square().sum() / batch_size
+        return model.embedding[model.table.own_rows(rows)].square().sum() / batch_size
 
 
 def _of(view: Pair | None, items: int) -> Tensor:

@@ -93,7 +93,7 @@ def train(
     parent: str = "",
     workers: int = 1,
     gpus_per_worker: int = 0,
-    parallel: Literal["columns", "ddp"] = "columns",
+    parallel: Literal["blocks", "columns", "ddp"] = "blocks",
     address: str = "",
     storage: str = "",
     progress: Progress = None,
@@ -116,7 +116,7 @@ def train(
         parent: id of the run that it belongs to.
         workers: processes that train together through Ray; one needs no Ray.
         gpus_per_worker: GPUs that each of them holds.
-        parallel: how they divide the node table: by columns, or not at all (plain data parallelism).
+        parallel: what each holds of the node table, see :mod:`symcere.model.workers`.
         address: of a running Ray cluster; by default Ray is started on this machine.
         storage: folder that all nodes see, or URI (``s3://…``), which keeps the checkpoint while training.
         on_epoch: called with each :class:`symcere.training.Epoch`; training ends early where it returns True.

@@ -72,7 +72,7 @@ def fit(
     on_epoch: Callable[[Epoch], bool | None] | None = None,
     path: Path | str | None = None,
     resume: bool = False,
-    parallel: Parallel = "columns",
+    parallel: Parallel = "blocks",
     checkpoint_every: float = CHECKPOINT_EVERY,
 ) -> Fitted:
     """Train what ``experiment`` describes and return the epoch with the best validation NDCG@10.
@@ -218,9 +218,9 @@ class _Run:
             self.loss.double()
         parameters = [p for m in (self.model, self.loss) for p in m.parameters()]
         self.optimiser = Adam(parameters, experiment.train.lr)
-        by_column = {"embedding"} if workers.by_column else set()
-        self.by_column = {n for n, (name, _) in enumerate(self.model.named_parameters()) if name in by_column}
-        self.common = [p for n, p in enumerate(parameters) if n not in self.by_column]
+        names = [name for name, _ in self.model.named_parameters()]
+        self.divided = {names.index("embedding")} if self.model.table.divided and "embedding" in names else set()
+        self.common = [p for n, p in enumerate(parameters) if n not in self.divided]
         users = np.repeat(np.arange(corpus.num_users), np.diff(corpus.train.indptr))
         self.users = torch.from_numpy(users).to(device)
         self.items = torch.from_numpy(np.array(corpus.train.indices, dtype=np.int64)).to(device)
@@ -274,28 +274,27 @@ class _Run:
     def weights(self) -> dict[str, Tensor]:
         weights = dict(self.model.state_dict())
         if "embedding" in weights:
-            weights["embedding"] = self.workers.whole(weights["embedding"], self.experiment.model.dim)
+            weights["embedding"] = self.model.table.whole(weights["embedding"])
         return {k: v.detach().cpu().clone() for k, v in weights.items()} if self.workers.rank == 0 else {}
 
     def snapshot(self, state: Checkpoint) -> None:
         state.last = self.weights() | {f"loss.{k}": v.cpu().clone() for k, v in self.loss.state_dict().items()}
-        d = self.experiment.model.dim
-        state.optimiser = self._tables(self.optimiser.state_dict(), lambda table: self.workers.whole(table, d))
+        state.optimiser = self._tables(self.optimiser.state_dict(), self.model.table.whole)
 
     def restore(self, state: Checkpoint) -> None:
         if state.epoch == 0:
             return
         inside = {k: v for k, v in state.last.items() if not k.startswith("loss.")}
         if "embedding" in inside:
-            inside["embedding"] = self.model.own_columns(inside["embedding"])
+            inside["embedding"] = self.model.table.own(inside["embedding"])
         self.model.load_state_dict(inside)
         self.loss.load_state_dict({k[5:]: v for k, v in state.last.items() if k.startswith("loss.")})
-        self.optimiser.load_state_dict(self._tables(state.optimiser, self.model.own_columns))
+        self.optimiser.load_state_dict(self._tables(state.optimiser, self.model.table.own))
 
     def _tables(self, optimiser: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """An optimiser's state, with ``change`` applied to what it keeps of tables divided by column."""
+        """An optimiser's state, with ``change`` applied to what it keeps of a divided table."""
         kept = {
-            n: {k: change(v) if n in self.by_column and v.dim() == 2 else v for k, v in of.items()}
+            n: {k: change(v) if n in self.divided and v.dim() == 2 else v for k, v in of.items()}
             for n, of in optimiser["state"].items()
         }
         return {**optimiser, "state": kept}

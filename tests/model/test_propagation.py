@@ -89,6 +89,52 @@ def test_equals_the_dense_loop(seed, density, layers, skip, columns, rows):
     )
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    layers=st.integers(0, 4),
+    keep=st.integers(0, 4),
+    skip=st.booleans(),
+    rows=st.none() | st.lists(st.integers(0, NODES - 1), min_size=1, max_size=9),
+)
+def test_the_two_sides_add_up(seed, layers, keep, skip, rows):
+    """Features of users alone, and of items alone: together the dense loop's value, and each the dense gradient."""
+    train = random_train(seed)
+    graph, A, keep = Graph(train), dense_adjacency(train), min(keep, layers)
+    skip = skip and layers > 0
+    index = torch.arange(NODES) if rows is None else torch.tensor(rows)
+    H = features(seed).requires_grad_()
+    mean = dense_mean(A, H, layers, skip)[index]
+    kept = (torch.linalg.matrix_power(A, keep) @ H)[index]
+    parts = [
+        graph.propagate_keep(H[graph.span(part)], layers, keep, skip, rows=None if rows is None else index, part=part)
+        for part in ("users", "items")
+    ]
+    weight = features(seed + 1)[: len(index)]
+    torch.testing.assert_close(parts[0][0] + parts[1][0], mean, rtol=0, atol=1e-13)
+    ours, theirs = (parts[0][0] + parts[1][0]) * weight, mean * weight
+    if keep:
+        torch.testing.assert_close(parts[0][1] + parts[1][1], kept, rtol=0, atol=1e-13)
+        ours, theirs = ours + (parts[0][1] + parts[1][1]) * weight, theirs + kept * weight
+    found, expected = (torch.autograd.grad(value.sum(), H)[0] for value in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("part", ["users", "items"])
+@pytest.mark.parametrize("rows", [None, [3, 8, 3, 0, 11]])
+def test_gradients_of_one_side(part, rows):
+    graph = Graph(random_train(2))
+    rows = None if rows is None else torch.tensor(rows)
+    H = features(0, 2)[graph.span(part)].clone().requires_grad_()
+    for layers, keep in ((1, 1), (3, 1), (2, 2)):
+
+        def both(H, layers=layers, keep=keep):
+            return graph.propagate_keep(H, layers, keep, rows=rows, part=part)
+
+        assert gradcheck(both, H)
+        assert gradgradcheck(both, H)
+
+
 @pytest.mark.parametrize("rows", [None, [3, 8, 3, 0, 11], [0, 3, 8], list(range(NODES))])
 @pytest.mark.parametrize("skip", [False, True])
 def test_gradients_of_both_results(rows, skip):
@@ -152,7 +198,7 @@ def test_small_graphs_take_a_shorter_way_to_the_same(monkeypatch):
     graph, H, rows = Graph(random_train(1)), features(0).requires_grad_(), torch.tensor([3, 8, 3])
     weight = features(1)[:3]
     long = graph.propagate_keep(H, 3, 2, rows=rows)
-    monkeypatch.setattr(propagation, "SMALL", H.numel() + 1)
+    monkeypatch.setattr(propagation, "SMALL", NODES + 1)
     short = graph.propagate_keep(H, 3, 2, rows=rows)
     for one, other in zip(long, short, strict=True):
         torch.testing.assert_close(one, other)
@@ -168,17 +214,37 @@ def test_noise_enters_every_layer_and_no_gradient(rows):
     graph, A, H = Graph(train), dense_adjacency(train), features(3).requires_grad_()
     index = torch.arange(NODES) if rows is None else torch.tensor(rows)
 
-    def noise(layer):
+    def noise(layer, n, start):
+        assert (n, start) == (len(layer), 0)
         return 0.1 * torch.sign(layer)
 
-    first = A @ H + noise(A @ H)
-    second = A @ first + noise(A @ first)
+    first = A @ H + 0.1 * torch.sign(A @ H)
+    second = A @ first + 0.1 * torch.sign(A @ first)
     expected = ((H + first + second) / 3)[index]
     value = graph.propagate_keep(H, 2, 2, noise=noise, rows=None if rows is None else index)
     torch.testing.assert_close(value[0], expected)
     torch.testing.assert_close(value[1], second[index])
     weight = features(9)[: len(index)]
     torch.testing.assert_close(gradient(value[0], H, weight), gradient(expected, H, weight))
+
+
+@pytest.mark.parametrize("rows", [None, [3, 8, 0]])
+def test_noise_of_one_side_is_that_of_all(rows):
+    """A side asks for its rows of the noise of all: what is drawn in one order for everybody is used once."""
+    graph, H = Graph(random_train(5)), features(3)
+    rows = None if rows is None else torch.tensor(rows)
+
+    def noise(layer, n, start):
+        every = torch.rand(n, layer.shape[1], generator=torch.Generator().manual_seed(n), dtype=layer.dtype)
+        return layer.sign() * every[start : start + len(layer)]
+
+    both = graph.propagate_keep(H, 3, 2, noise=noise, rows=rows)
+    sides = [
+        graph.propagate_keep(H[graph.span(part)], 3, 2, noise=noise, rows=rows, part=part)
+        for part in ("users", "items")
+    ]
+    for whole, users, items in zip(both, *sides, strict=True):
+        torch.testing.assert_close(users + items, whole)
 
 
 # ---------------------------------------------------------------- PyG

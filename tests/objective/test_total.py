@@ -455,10 +455,10 @@ def test_noise_has_the_length_and_the_signs_of_simgcl(kind, monkeypatch):
     ranking = case.terms()["ranking"]
     assert len(seen) == {"simgcl": 2, "xsimgcl": 1}[kind]
     noise, x = seen[0], torch.randn(6, 4, dtype=torch.float64)
-    added = noise(x)
+    added = noise(x, 6, 0)
     torch.testing.assert_close(added.norm(dim=1), torch.full((6,), 0.2, dtype=torch.float64))
     assert torch.equal(added.sign(), x.sign())
-    assert not torch.equal(noise(x), added)
+    assert not torch.equal(noise(x, 6, 0), added)
     # XSimGCL's one disturbed propagation is what is ranked, SimGCL ranks an undisturbed one.
     clean = Case(experiment(ID), seed=13).terms()["ranking"]
     assert torch.equal(ranking, clean) == (kind == "simgcl")

@@ -65,6 +65,8 @@ CASES = {
 
 MAIN = ("lightgcn", "simgcl", "text", "concat", "abstract")
 """Fifty steps by two and by three workers; twenty by three for the others."""
+GRAPH = (*MAIN, "sgl", "xsimgcl", "mlp-all", "rlmrec-gen")
+"""By two workers too, and some by four, who divide the sides of the table."""
 DDP = ("lightgcn", "text", "alpharec", "drop-own")
 
 
@@ -74,9 +76,11 @@ def experiment(case: str) -> Experiment:
 
 
 def jobs(size: int) -> list[tuple[str, str]]:
-    if size == 2:
-        return [(case, "columns") for case in MAIN]
-    return [(case, "columns") for case in CASES] + [(case, "ddp") for case in DDP]
+    if size == 3:
+        return [(case, "blocks") for case in CASES] + [(case, "ddp") for case in DDP]
+    if size == 4:
+        return [(case, "blocks") for case in ("lightgcn", "simgcl", "mlp-all")]
+    return [(case, "blocks") for case in GRAPH] + [("lightgcn", "columns")]
 
 
 def make(folder: Path) -> tuple[Corpus, Embeddings]:
@@ -139,14 +143,14 @@ def worker(rank: int, size: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """All cases by one, two and three workers: a folder with a checkpoint of each."""
+    """All cases by one and by several workers: a folder with a checkpoint of each."""
     os.environ["OMP_NUM_THREADS"] = "1"
     folder = tmp_path_factory.mktemp("parallel")
     corpus, embeddings = make(folder)
     for case in CASES:
         alone = fit(corpus, embeddings, experiment(case), path=folder / f"{case}-1.pt")
         torch.save(alone.scorer.scores(torch.arange(USERS)), folder / f"{case}-1.scores")
-    for size in (3, 2):
+    for size in (4, 3, 2):
         mp.spawn(worker, (size, folder), nprocs=size)
     return folder
 
@@ -166,7 +170,7 @@ def assert_same(one: Checkpoint, many: Checkpoint, tolerance: float = 1e-9) -> N
             torch.testing.assert_close(many.optimiser["state"][n][key], value, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize(("case", "parallel", "size"), [(*job, size) for size in (2, 3) for job in jobs(size)])
+@pytest.mark.parametrize(("case", "parallel", "size"), [(*job, size) for size in (2, 3, 4) for job in jobs(size)])
 def test_equals_one_worker(runs, case, parallel, size):
     one, many = Checkpoint.load(runs / f"{case}-1.pt"), Checkpoint.load(runs / f"{case}-{parallel}-{size}.pt")
     assert many.epoch == (5 if case in MAIN else 2)
@@ -181,13 +185,13 @@ def test_training_moves_the_weights(runs):
     """The comparison above is of something: the steps lead away from the start."""
     corpus = Corpus.open(runs / "corpus")
     for case in CASES:
-        state = Checkpoint.load(runs / f"{case}-columns-3.pt")
+        state = Checkpoint.load(runs / f"{case}-blocks-3.pt")
         start = build(corpus, embeddings_of(runs, corpus), experiment(case)).state_dict()
         moved = [float((state.last[name] - value).abs().max()) for name, value in start.items()]
         assert max(moved) > 0.1, case
 
 
-@pytest.mark.parametrize("parallel", ["columns", "ddp"])
+@pytest.mark.parametrize("parallel", ["blocks", "ddp"])
 def test_a_checkpoint_is_independent_of_the_number_of_workers(runs, parallel):
     """Three workers go on from one worker's checkpoint and from their own; one worker goes on from theirs."""
     corpus = Corpus.open(runs / "corpus")

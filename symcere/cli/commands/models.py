@@ -86,9 +86,10 @@ COMMANDS = (
             argument("--gpus-per-worker", type=int, default=0, metavar="N", help="GPUs that each of them holds"),
             argument(
                 "--parallel",
-                choices=("columns", "ddp"),
-                default="columns",
-                help="each worker holds some columns of the embeddings, or all of them (plain data parallelism)",
+                choices=("blocks", "columns", "ddp"),
+                default="blocks",
+                help="what each worker holds of the embeddings: some columns of one side, of both, or all (plain "
+                "data parallelism)",
             ),
             argument("--address", default="", metavar="ADDRESS", help="a running Ray cluster (auto)"),
             argument("--storage", default="", metavar="URI", help="where all nodes see checkpoints: folder, s3://…"),
