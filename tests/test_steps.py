@@ -344,3 +344,13 @@ def test_a_catalogue_of_fewer_than_ten_items(fresh, tmp_path):
     assert "test_ndcg_at_10" not in run.metrics
     assert steps.evaluate(run.name)["metrics"]["ndcg_at_5"] == run.metrics["test_ndcg_at_5"]
     json.dumps(run.metrics)
+
+
+def test_trials_of_all_data_sets_reserve_the_same_memory_where_it_fits():
+    from symcere.steps.sweep import one_size
+
+    needs = {"small": 1e9, "large": 3e9}
+    assert one_size(needs, {"CPU": 4, "memory": 16e9}, 1) == {"small": 3e9, "large": 3e9}
+    assert one_size(needs, {"CPU": 8, "memory": 16e9}, 1) == needs  # eight times 3 GB is more than there is
+    assert one_size(needs, {"CPU": 8, "memory": 16e9}, 2) == {"small": 3e9, "large": 3e9}
+    assert one_size({}, {"CPU": 2}, 1) == {}

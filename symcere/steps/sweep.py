@@ -246,7 +246,20 @@ def _studies(
                     sweep.resources.workers,
                 )
             )
-    return studies, memory
+    return studies, one_size(memory, resources, sweep.resources.cpu)
+
+
+def one_size(memory: Mapping[str, float], resources: Mapping[str, float], cpu: float) -> dict[str, float]:
+    """What trials reserve: what the largest of them needs, where as many as there are cores for can have that.
+
+    A trial goes on in the process of the last one only if it reserves the same; a new process loads torch again.
+
+    Args:
+        memory: bytes that a trial of each data set needs.
+    """
+    largest = max(memory.values(), default=0.0)
+    fits = largest * (resources.get("CPU", 0) // cpu) <= 0.8 * resources.get("memory", float("inf"))
+    return dict.fromkeys(memory, largest) if fits else dict(memory)
 
 
 def _together(declared: Declared, resources: Mapping[str, float]) -> int:
