@@ -25,7 +25,7 @@ LINE = re.compile(r"^(\S.{1,40}?)\s{2,}([\d.]+)\s+\(([\d.]+) (?:-|to) ([\d.]+)\)
 
 
 def of_rows(told: dict[str, Any]) -> list[Row]:
-    """training.py and startup.py give their rows as they are wanted here."""
+    """training.py, startup.py and preparing.py give their rows as they are wanted here."""
     return told["rows"]
 
 
@@ -44,17 +44,12 @@ def of_evaluating(told: dict[str, Any]) -> list[Row]:
     ]
 
 
-def of_preparing(told: dict[str, Any]) -> list[Row]:
-    engines = [k.removeprefix("times_faster_than_") for k in told if k.startswith("times_faster_than_")]
-    return [{"what": "preparing", "peer": f"pandas ({e})", "ratio": told[f"times_faster_than_{e}"]} for e in engines]
-
-
 JSON: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "training": of_rows,
     "startup": of_rows,
     "encoding": of_encoding,
     "evaluating": of_evaluating,
-    "preparing": of_preparing,
+    "preparing": of_rows,
 }
 QUICK = {
     "training": ["--quick"],
@@ -76,6 +71,12 @@ HELPERS = {"__main__", "__init__", "peers"}
 
 def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.py") if path.stem not in HELPERS)
+
+
+def largest_corpus() -> str:
+    """The prepared corpus of the home with most text, '' where there is none."""
+    found = (Path(os.environ.get("SYMCERE_HOME", ".symcere")) / "corpora").glob("*/train/texts.arrow")
+    return max(((file.stat().st_size, str(file.parents[1])) for file in found), default=(0, ""))[1]
 
 
 def run(name: str, arguments: list[str]) -> tuple[list[Row], str]:
@@ -115,8 +116,10 @@ def main() -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--only", default="", metavar="NAME,NAME", help=", ".join(names()))
     parser.add_argument("--quick", action="store_true", help="small sizes and few repeats: does everything run?")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=FOLDER", help="lightgcn-pytorch=FOLDER")
-    parser.add_argument("--reviews", default="", metavar="FILE", help="real reviews, which encoding needs")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=FOLDER", help="lightgcn-pytorch=FOLDER, selfrec=FOLDER"
+    )
+    parser.add_argument("--reviews", default="", metavar="FILE", help="of encoding; else the home's largest corpus")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     wanted = [n for n in args.only.split(",") if n] or names()
@@ -131,10 +134,11 @@ def main() -> int:
         if name not in wanted:
             rows.append({"what": name, "benchmark": name, "not_run": "not asked for"})
             continue
-        if name == "encoding" and not args.reviews:
-            rows.append({"what": name, "benchmark": name, "not_run": "give real reviews: --reviews FILE"})
+        reviews = args.reviews or largest_corpus()
+        if name == "encoding" and not reviews:
+            rows.append({"what": name, "benchmark": name, "not_run": "prepare a data set, or give --reviews FILE"})
             continue
-        arguments = [args.reviews] if name == "encoding" else []
+        arguments = [reviews] if name == "encoding" else []
         arguments += QUICK.get(name, []) if args.quick else []
         if name in ("training", "startup"):
             arguments += [a for peer in args.peer for a in ("--peer", peer)]

@@ -2,10 +2,11 @@
 
     python benchmarks/encoding.py REVIEWS [--reviews 1000 --max-tokens 256 --threads 1 --repeats 3 --json]
 
-REVIEWS is any review file (JSON lines, CSV, Parquet, …). A random sample of it is encoded alternately by both, in an
-order that turns round each time. Ratios (peer / ours) are medians over the pairs, in CPU seconds and in wall time: on a
-machine that is shared, the former count. The smallest and the mean cosine between the two show that they are the same
-embeddings. ``--profile`` prints where our time goes, ``--ours`` measures our rate alone.
+REVIEWS is any review file (JSON lines, CSV, Parquet, …) or the folder of a prepared corpus. A random sample of it is
+encoded alternately by both, in an order that turns round each time. Ratios (peer / ours) are medians over the pairs, in
+CPU seconds and in wall time: on a machine that is shared, the former count. The smallest and the mean cosine between
+the two show that they are the same embeddings. ``--profile`` prints where our time goes,
+``--ours`` measures our rate alone.
 
 What profiles of MiniLM showed on one thread with AVX512-bf16, 256 tokens, and what was done: PyTorch's fused attention
 took 36 % of the time at a tenth of the rate of the matrix products (plain products with exp and a late division: 20 %),
@@ -32,9 +33,12 @@ from symcere.config import Encoder
 
 def sample(path: Path, n: int) -> list[str]:
     """n random distinct reviews with text."""
+    from symcere.data.corpus import Corpus
     from symcere.data.reviews import read
 
-    texts = list({t: None for batch in read([path]) for t in batch["text"].to_pylist() if t.strip()})
+    prepared = (path / "manifest.json").exists()
+    chunks = Corpus.open(path).texts("train").chunks if prepared else (batch["text"] for batch in read([path]))
+    texts = list({t: None for chunk in chunks for t in chunk.to_pylist() if t.strip()})
     return [texts[k] for k in np.random.default_rng(0).permutation(len(texts))[:n]]
 
 

@@ -136,7 +136,15 @@ def pyg(case: Case, csr: bool) -> Step:
 
 def recbole_shims() -> None:
     """RecBole 1.2.1 was written for numpy 1, an old SciPy and Ray; TensorBoard is for its logs alone."""
-    old = {"bool": bool, "int": int, "float": float, "object": object, "str": str, "long": int, "unicode": str}
+    old: dict[str, Any] = {
+        "bool": bool,
+        "int": int,
+        "float": float,
+        "object": object,
+        "str": str,
+        "long": int,
+        "unicode": str,
+    }
     old |= {"bool_": np.bool_, "float_": np.float64, "complex_": np.complex128, "unicode_": np.str_, "Inf": np.inf}
     for name, value in old.items():
         if name not in np.__dict__:
@@ -283,6 +291,7 @@ def selfrec(case: Case) -> Step:
     Every model asks for CUDA: ``cuda()`` gives back what it is called on. Its batches never end here, which spares it
     the evaluation after an epoch; numba, which compiles that evaluation, is replaced by an empty module.
     """
+    import importlib
     import threading
 
     import torch
@@ -294,8 +303,7 @@ def selfrec(case: Case) -> Step:
         kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     sys.modules["numba"] = types.ModuleType("numba")
     sys.modules["numba"].jit = lambda *_, **__: lambda function: function  # type: ignore[attr-defined]
-    from model.graph import LightGCN as module
-
+    module: Any = importlib.import_module("model.graph.LightGCN")
     settings = {
         "model": {"name": "LightGCN", "type": "graph"}, "LightGCN": {"n_layer": case.layers}, "output": "./results/",
         "item.ranking.topN": [20], "embedding.size": case.dim, "batch.size": case.batch, "max.epoch": 1,

@@ -1,11 +1,14 @@
-"""Speed and memory of preparing, beside a pandas version of the same steps.
+"""Speed and memory of preparing, beside a pandas version of the same steps, and beside RecBole's loader.
 
     python benchmarks/preparing.py                       # 2 million reviews, 1.2 GB of text; pandas needs 11 GB
     python benchmarks/preparing.py --reviews 400000      # two minutes, 2.3 GB
 
-Both read the same gzipped JSON lines (fields and dirt as in Amazon's files), clean, filter, split and store; each in a
-process of its own, whose peak resident memory is the operating system's figure. Their kept pairs must agree. Printed
-as one JSON object: ratios matter, times depend on the machine.
+Ours and pandas' read the same gzipped JSON lines (fields and dirt as in Amazon's files), clean, filter, split and
+store. RecBole's loader knows no texts and no JSON: it reads the users, items, ratings and times of the same reviews
+from its own plain table (an atomic file, written before), drops repeated pairs, filters and splits, and stores nothing.
+Beside it ours does the same from the same table, and does store. Each runs in a process of its own, whose peak resident
+memory is the operating system's figure, round by round. The kept pairs must agree. Ratios are of CPU seconds of all
+threads, which a busy machine stretches least; in seconds of the wall ours makes use of a second core.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 CORE = 5
+ATOMIC = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
 DIRT = ("  ", "  ", "  ", "  ", "\n", " &#34;", "&nbsp;", "<br />")
 """What stands between some words of every third text: shares as in Amazon's files."""
 
@@ -62,12 +67,24 @@ def generate(path: Path, reviews: int, seed: int = 0) -> int:
     return characters
 
 
+def table(source: Path, path: Path) -> None:
+    """Writes the reviews of ``source``, without their texts, as RecBole's atomic file."""
+    import orjson
+
+    with gzip.open(source) as lines, path.open("w") as file:
+        file.write("\t".join(ATOMIC) + "\n")
+        for record in map(orjson.loads, lines):
+            file.write("{reviewerID}\t{asin}\t{overall}\t{unixReviewTime}\n".format(**record))
+
+
 def with_symcere(source: Path, out: Path) -> int:
     from symcere.config import Data
     from symcere.data.prepare import assemble
     from symcere.data.reviews import read
 
-    corpus = assemble(read([source]), Data(core=CORE), out, name="benchmark")
+    roles = dict(zip(("user", "item", "rating", "time"), ATOMIC, strict=True)) | {"text": ""}
+    columns = roles if source.suffix == ".inter" else {}
+    corpus = assemble(read([source], "", columns), Data(core=CORE), out, name="benchmark")
     return corpus.train.nnz + corpus.val.nnz + corpus.test.nnz
 
 
@@ -110,10 +127,32 @@ def with_pandas(source: Path, out: Path, engine: str) -> int:
     return len(frame)
 
 
+def with_recbole(source: Path) -> int:
+    """Its data set and split, as ``run_recbole`` makes them."""
+    from peers import recbole_shims
+
+    recbole_shims()
+    from recbole.config import Config
+    from recbole.data import create_dataset
+
+    sys.argv = sys.argv[:1]
+    settings = {
+        "data_path": str(source.parents[1]), "use_gpu": False, "show_progress": False, "state": "ERROR",
+        "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "RATING_FIELD": "rating", "TIME_FIELD": "timestamp",
+        "load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}, "rm_dup_inter": "last",
+        "user_inter_num_interval": f"[{CORE},inf)", "item_inter_num_interval": f"[{CORE},inf)",
+        "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user", "order": "RO", "mode": "full"},
+    }  # fmt: skip
+    data = create_dataset(Config(model="LightGCN", dataset=source.stem, config_dict=settings))
+    return sum(len(part) for part in data.build())
+
+
 def measure(how: str, source: Path) -> dict:
     """One process: seconds, processor seconds of all threads, peak resident MiB, interactions kept."""
-    command = [sys.executable, __file__, "--run", how, "--source", str(source)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    from training import HERE, python_of
+
+    command = [python_of(how), __file__, "--run", how, "--source", str(source)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env={**os.environ, **HERE})
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -121,17 +160,52 @@ def run(how: str, source: Path) -> dict:
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         start, busy = time.perf_counter(), time.process_time()
         out = Path(folder) / "corpus"
-        kept = with_symcere(source, out) if how == "symcere" else with_pandas(source, out, how.removeprefix("pandas-"))
+        if how == "recbole":
+            os.chdir(folder)  # it writes a log folder
+            kept = with_recbole(source)
+        else:
+            kept = with_symcere(source, out) if how == "symcere" else with_pandas(source, out, how[len("pandas-") :])
         seconds, busy = time.perf_counter() - start, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": round(seconds, 2), "cpu_seconds": round(busy, 2), "peak_mib": round(peak), "kept": kept}
 
 
+def compare(source: Path, ways: list[str], rounds: int, what: str) -> list[dict]:
+    """A row for each way: ratios of its CPU seconds and peak memory to those of the first, or why there are none."""
+    from training import NotRunError
+
+    found: dict[str, list[dict]] = {way: [] for way in ways}
+    rows = []
+    for _ in range(rounds):
+        for way in list(found):
+            try:
+                found[way].append(measure(way, source))
+            except (NotRunError, subprocess.CalledProcessError) as why:
+                del found[way]
+                rows.append({"data": source.name, "what": what, "peer": way, "not_run": str(why)[:160]})
+                continue
+            print(f"{source.name} {way} {found[way][-1]}", file=sys.stderr)
+    for way, theirs in found.items():
+        row: dict = {"data": source.name, "what": what, "peer": way}
+        if theirs[0]["kept"] != found[ways[0]][0]["kept"]:
+            row["not_run"] = f"it keeps {theirs[0]['kept']} interactions, not {found[ways[0]][0]['kept']}"
+        for key in ("cpu_seconds", "seconds", "peak_mib"):
+            row[key] = statistics.median(one[key] for one in theirs)
+            ratios = [one[key] / ours[key] for one, ours in zip(theirs, found[ways[0]], strict=True)]
+            name = "ratio" if key == "cpu_seconds" else f"ratio_{key}"
+            row |= {name: statistics.median(ratios)}
+            row |= {"low": min(ratios), "high": max(ratios)} if name == "ratio" else {}
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reviews", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--engines", default="ujson,pyarrow", help="pandas' JSON engines to compare with")
     parser.add_argument("--folder", type=Path, help="where the file is made and kept; a temporary folder by default")
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -139,24 +213,29 @@ def main() -> None:
         print(json.dumps(run(given.run, given.source)))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = (given.folder or Path(temporary)).resolve()
         source = folder / f"reviews-{given.reviews}.json.gz"
+        atomic = folder / "atomic" / "atomic.inter"
+        atomic.parent.mkdir(parents=True, exist_ok=True)
         if not source.exists():
             characters = generate(source.with_suffix(".part"), given.reviews)
             os.replace(source.with_suffix(".part"), source)
             print(f"{given.reviews:,} reviews, {characters / 1e6:,.0f} MB of text", file=sys.stderr)
-        ours = measure("symcere", source)
-        print(f"symcere {ours}", file=sys.stderr)
-        report = {"reviews": given.reviews, "symcere": ours}
-        for engine in given.engines.split(","):
-            theirs = measure(f"pandas-{engine}", source)
-            print(f"pandas-{engine} {theirs}", file=sys.stderr)
-            if theirs["kept"] != ours["kept"]:
-                sys.exit(f"The two do not keep the same: {theirs['kept']} and {ours['kept']} interactions.")
-            report[f"pandas-{engine}"] = theirs
-            report[f"times_faster_than_{engine}"] = round(theirs["seconds"] / ours["seconds"], 2)
-    print(json.dumps(report))
+        table(source, atomic)
+        engines = [f"pandas-{engine}" for engine in filter(None, given.engines.split(","))]
+        rows = compare(source, ["symcere", *engines], given.rounds, "preparing")
+        rows += compare(atomic, ["symcere", "recbole"], given.rounds, "preparing a table")
+    if given.json:
+        print(json.dumps({"rows": rows}))
+        return
+    print("CPU seconds, seconds, peak MiB; over those of symcere: CPU seconds (spread), seconds, memory\n")
+    for row in rows:
+        told = f"not run: {row['not_run']}" if "not_run" in row else (
+            f"{row['cpu_seconds']:7.2f} {row['seconds']:7.2f} {row['peak_mib']:7.0f}   "
+            f"{row['ratio']:5.2f} ({row['low']:.2f} to {row['high']:.2f})   "
+            f"{row['ratio_seconds']:5.2f} {row['ratio_peak_mib']:5.2f}"
+        )  # fmt: skip
+        print(f"{row['data'][:24]:24}  {row['what']:18}  {row['peer']:16}  {told}")
 
 
 if __name__ == "__main__":
