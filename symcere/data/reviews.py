@@ -28,8 +28,9 @@ from symcere.errors import UserError, nearest
 
 ROWS = 1 << 16
 """Rows of a batch, about."""
-CHARACTERS = 32 << 20
-"""A batch with more text than this has fewer rows."""
+CHARACTERS = 4 << 20
+"""A batch with more text than this has fewer rows. Buffers of this size are used again; larger ones are taken from the
+system anew each time, page by page."""
 
 LOSSES = {
     "bad_json": "{n} lines that are no JSON object were dropped",
@@ -106,7 +107,7 @@ class Reviews:
         for columns in self._columns():
             for kept, new in zip(pending, columns, strict=True):
                 kept += new
-            characters += sum(len(text) for text in columns[-1] if type(text) is str)
+            characters += _length(columns[-1])
             if len(pending[0]) >= ROWS or characters >= CHARACTERS:
                 yield self._batch(pending)
                 pending, characters = [[] for _ in ROLES], 0
@@ -284,6 +285,13 @@ class Reviews:
 def _listed(names: Sequence[str], most: int = 30) -> str:
     more = f", and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _length(texts: list[Any]) -> int:
+    try:
+        return sum(map(len, texts))
+    except TypeError:
+        return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _strings(values: list[Any]) -> pa.Array:
