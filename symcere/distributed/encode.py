@@ -14,7 +14,7 @@ import numpy as np
 
 from symcere.config import Text
 from symcere.data.corpus import Corpus
-from symcere.distributed.pool import pool
+from symcere.distributed.pool import check, cores, pool
 from symcere.errors import UserError
 from symcere.text import Embeddings
 from symcere.text import embed as embed_here
@@ -49,8 +49,12 @@ def embed(
     if missing:
         total = sum(len(cache.distinct) for cache in caches)
         done = total - sum(caches[m["cache"]].rows(m["shard"]) for m in missing)
-        with pool(address, 0 if gpus_per_worker else workers), _quiet_data():
-            for made in _encoded(missing, corpus, caches, encoder_factory, min(workers, len(missing)), gpus_per_worker):
+        workers = min(workers, len(missing))
+        if not gpus_per_worker:
+            cores(workers, address)
+        with pool(address, 0 if gpus_per_worker else workers) as there, _quiet_data():
+            check(there, {"CPU": workers, "GPU": workers * gpus_per_worker}, address)
+            for made in _encoded(missing, corpus, caches, encoder_factory, workers, gpus_per_worker):
                 done += made
                 if progress:
                     progress("embed reviews", done, total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import secrets
@@ -18,6 +17,7 @@ from typing import Any
 
 from symcere.distributed.pool import pool
 from symcere.errors import UserError
+from symcere.storage import get, put, remove, within
 from symcere.tracking import mask
 
 PACKAGES = ("ray", "torch", "numpy", "pyarrow", "mlflow")
@@ -82,41 +82,23 @@ def memory() -> int:
     return whole
 
 
-def write_to(storage: str, name: str, marks: Sequence[str] = ()) -> str:
-    """Writes the file ``name`` to a folder on ``storage``, reads it and each of ``marks`` back, and leaves it there.
+def write_to(folder: str, name: str, marks: Sequence[str] = ()) -> str:
+    """Writes the file ``name`` to a folder on the storage, reads it and each of ``marks`` back, and leaves it there.
 
     Returns:
         ``""``, or why it failed.
     """
     try:
-        system, path = _open(storage)
-        system.create_dir(path, recursive=True)
-        with system.open_output_stream(f"{path}/{name}") as stream:
-            stream.write(name.encode())
+        put(within(folder, name), name.encode())
         for mark in (name, *marks):
-            with system.open_input_stream(f"{path}/{mark}") as stream:
-                if stream.read() != mark.encode():
-                    return f"{mark} reads otherwise than it was written"
-    except FileNotFoundError as error:
-        return f"what another node wrote is not there ({mask(str(error))}): the storage is not shared"
+            if get(within(folder, mark)) != mark.encode():
+                return f"{mark} reads otherwise than it was written"
     except Exception as error:  # each kind of storage has errors of its own
-        return mask(" ".join(str(error).split())[:300]) or type(error).__name__
+        cause = error.__cause__ or error
+        if isinstance(cause, FileNotFoundError):
+            return f"what another node wrote is not there ({mask(str(cause))}): the storage is not shared"
+        return mask(" ".join(str(cause).split())[:300]) or type(cause).__name__
     return ""
-
-
-def remove(storage: str) -> None:
-    """Removes the folder ``storage`` and what is in it."""
-    system, path = _open(storage)
-    system.delete_dir(path)
-
-
-def _open(storage: str) -> tuple[Any, str]:
-    from pyarrow import fs
-
-    if "://" not in storage:
-        return fs.LocalFileSystem(), str(Path(storage).absolute())
-    system, path = fs.FileSystem.from_uri(storage)
-    return system, path.rstrip("/")
 
 
 def reach_mlflow(uri: str) -> str:
@@ -143,8 +125,7 @@ class Probe:
         return write_to(folder, name, marks)
 
     def remove(self, folder: str) -> None:  # storage that is not shared has a folder on each node
-        with contextlib.suppress(Exception):
-            remove(folder)
+        remove(folder)
 
     def mlflow(self, uri: str) -> str:
         return reach_mlflow(uri)
@@ -211,7 +192,7 @@ def _ask_for_storage(probes: list[Any], storage: str, troubles: list[dict[str, s
     """One node after the other writes a file and reads those that the nodes before it wrote."""
     import ray
 
-    folder = f"{storage.rstrip('/')}/.doctor-{secrets.token_hex(4)}"
+    folder = within(storage, f".doctor-{secrets.token_hex(4)}")
     marks: list[str] = []
     for number, probe in enumerate(probes):
         why = ray.get(probe.write.remote(folder, f"node-{number}", marks), timeout=seconds)

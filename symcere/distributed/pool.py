@@ -64,3 +64,36 @@ def quiet(logger: str, settings: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def check(there: dict[str, float], wanted: dict[str, float], address: str) -> None:
+    """Says what Ray lacks: an autoscaler may add it, and Ray waits for it without a word.
+
+    Args:
+        there: its resources, as :func:`pool` tells them.
+        wanted: ``{"CPU": workers, "GPU": …}``.
+
+    Raises:
+        UserError: this machine alone has not the GPUs.
+    """
+    for kind, count in wanted.items():
+        found = there.get(kind, 0)
+        if found >= count:
+            continue
+        if not address and kind == "GPU":
+            raise UserError(f"{count:g} GPUs are asked for, and this machine has {found:g}: use fewer, or --address.")
+        logging.getLogger(__name__).warning(
+            "Waiting for %g %ss, of which the cluster has %g now. If nothing can add to it, use fewer workers.",
+            count,
+            kind,
+            found,
+        )
+
+
+def cores(workers: int, address: str) -> None:
+    """Says where more workers than cores are asked of this machine: correct, and no faster."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not (address or os.environ.get("RAY_ADDRESS")) and workers > here:
+        logging.getLogger(__name__).warning(
+            "%d workers share the %d cores of this machine: that many are slower than %d.", workers, here, here
+        )

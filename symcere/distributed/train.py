@@ -7,9 +7,7 @@ and to the terminal; a node without the corpus is given it from there, once, thr
 """
 
 import contextlib
-import logging
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -22,13 +20,14 @@ import numpy as np
 
 from symcere.config import Experiment
 from symcere.data.corpus import Corpus
-from symcere.distributed.pool import pool, quiet
+from symcere.distributed.pool import check, cores, pool, quiet
 from symcere.errors import UserError
 from symcere.model.workers import Parallel, Workers
+from symcere.storage import parent, remote, remove, within
 from symcere.text import Embeddings
 from symcere.training import Checkpoint, Epoch, Fitted, restore
 from symcere.training import fit as fit_here
-from symcere.training.checkpoint import exists, remote
+from symcere.training.checkpoint import exists
 from symcere.training.fit import CHECKPOINT_EVERY
 
 MAX_FAILURES = 20
@@ -121,25 +120,12 @@ def fit(
     job = Job(corpus.path, corpus.fingerprint, told, experiment, parallel, str(path), checkpoint_every)
     if not remote(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if not gpus_per_worker:
+        cores(workers, address)
     with _quiet_train(), pool(address, 0 if gpus_per_worker else max(workers, os.cpu_count() or 1)) as there:
-        _check(there, {"CPU": workers, "GPU": workers * gpus_per_worker}, address)
+        check(there, {"CPU": workers, "GPU": workers * gpus_per_worker}, address)
         _run(job, workers, gpus_per_worker, strategy, on_epoch)
     return restore(corpus, embeddings, Checkpoint.load(path))
-
-
-def _check(there: dict[str, float], wanted: dict[str, float], address: str) -> None:
-    """Says what a cluster lacks: an autoscaler may add it, and Ray waits for it without a word."""
-    for kind, count in wanted.items():
-        found = int(there.get(kind, 0))
-        if found < count and not address and kind == "GPU":
-            raise UserError(f"{count} GPUs are asked for, and this machine has {found}: use fewer, or --address.")
-        if found < count:
-            logging.getLogger(__name__).warning(
-                "Waiting for %d %ss, of which the cluster has %d now. If nothing can add to it, use fewer workers.",
-                count,
-                kind,
-                found,
-            )
 
 
 def _run(job: Job, workers: int, gpus: int, strategy: str, on_epoch: Callable[[Epoch], bool | None] | None) -> None:
@@ -150,8 +136,13 @@ def _run(job: Job, workers: int, gpus: int, strategy: str, on_epoch: Callable[[E
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     desk: Any = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote()
-    folder = job.path.rpartition("/")[0]
-    trainer = TorchTrainer(
+    folder = parent(job.path)
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ray's own would end the process with exit code 0; here Ctrl-C is what it is elsewhere."""
+
+    trainer = Trainer(
         _work,
         train_loop_config={"job": job, "desk": desk},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
@@ -171,8 +162,7 @@ def _run(job: Job, workers: int, gpus: int, strategy: str, on_epoch: Callable[[E
         raise UserError(f"Training failed {MAX_FAILURES} times; the last time: {_reason(error)}") from error
     finally:
         listener.end()
-        if not remote(folder):
-            shutil.rmtree(Path(folder) / "ray", ignore_errors=True)
+        remove(within(folder, "ray"))
         ray.kill(desk)
     if listener.trouble:
         raise UserError(listener.trouble)

@@ -308,10 +308,11 @@ def _mlflow(uri: str) -> Check:
 
 
 def _storage(storage: str) -> Check:
-    from symcere.distributed.nodes import remove, write_to
+    from symcere.distributed.nodes import write_to
+    from symcere.storage import remove, within
     from symcere.tracking import mask
 
-    folder = f"{storage.rstrip('/')}/.doctor-{secrets.token_hex(4)}"
+    folder = within(storage, f".doctor-{secrets.token_hex(4)}")
     why = write_to(folder, "here")
     if why:
         advice = (

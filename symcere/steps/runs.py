@@ -18,6 +18,7 @@ from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.home import home
 from symcere.steps.corpora import Progress, Settings, embeddings_of, open_corpus
+from symcere.storage import check, remote, within
 
 if TYPE_CHECKING:
     from symcere.evaluation import Evaluation
@@ -125,6 +126,8 @@ def train(
     from symcere.evaluation import Evaluator
 
     state = begun = None
+    if storage:
+        storage = _storage(storage)
     if resume:
         begun, state = _interrupted(resume)
         if experiment is None and not method:
@@ -150,7 +153,7 @@ def train(
         path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent / NOTE).write_text(json.dumps({"corpus": corpus.name, "run": run.run_id}))
         (path.parent / EXPERIMENT).write_text(whole.to_yaml(), encoding="utf-8")
-        kept: Path | str = f"{storage.rstrip('/')}/{run.name}/{CHECKPOINT}" if storage else path
+        kept: Path | str = within(storage, run.name, CHECKPOINT) if storage else path
         if state is not None:
             state.save(kept)
 
@@ -205,6 +208,25 @@ def _somebody(corpus: Corpus) -> str:
     return shlex.quote(corpus.user_ids[0].as_py())
 
 
+def _storage(address: str) -> str:
+    """The address as a later command will find it, once it has been seen to work.
+
+    Raises:
+        UserError: it holds a credential, or cannot be written.
+    """
+    from symcere.tracking import mask
+
+    if mask(address) != address:
+        raise UserError(
+            f"--storage {mask(address)} holds a credential, and the run keeps the address: leave it out, and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (S3) or GOOGLE_APPLICATION_CREDENTIALS instead."
+        )
+    if not remote(address):
+        address = str(Path(address).expanduser().absolute())
+    check(address)
+    return address
+
+
 def _interrupted(run: str) -> tuple["StoredRun", "Checkpoint"]:
     """A run, and how far it came: its checkpoint on the storage it was given, or else under the home."""
     from symcere import tracking
@@ -214,8 +236,8 @@ def _interrupted(run: str) -> tuple["StoredRun", "Checkpoint"]:
     found = tracking.find_run(run)
     if found.path is not None:
         return found, Checkpoint.load(found.path / CHECKPOINT if found.path.is_dir() else found.path)
-    kept = f"{found.tags.get('symcere.storage', '').rstrip('/')}/{found.name}/{CHECKPOINT}"
-    if found.tags.get("symcere.storage") and exists(kept):
+    storage = found.tags.get("symcere.storage", "")
+    if storage and exists(kept := within(storage, found.name, CHECKPOINT)):
         return found, Checkpoint.load(kept)
     return found, Checkpoint.load(home() / "runs" / found.name / CHECKPOINT)
 

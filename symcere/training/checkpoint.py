@@ -5,11 +5,9 @@ are keyed by (seed, epoch, step), so an epoch number is all the sampler's and ge
 """
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +16,8 @@ from symcere.config import Experiment
 from symcere.config.fields import build
 from symcere.errors import UserError
 from symcere.home import writing
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+from symcere.storage import exists as exists_there
+from symcere.storage import get, put, remote
 
 FORMAT = 1
 FREE = ("data.", "train.epochs", "train.patience", "evaluate.")
@@ -53,7 +50,7 @@ class Checkpoint:
     finished: bool = False
 
     def save(self, path: Path | str) -> None:
-        """Write to a temporary name, flush, rename: a kill leaves the checkpoint before.
+        """Write it whole or not at all: a kill leaves the checkpoint before.
 
         Args:
             path: a file, or a URI that pyarrow knows (``s3://…``, ``gs://…``).
@@ -61,11 +58,9 @@ class Checkpoint:
         tree = {f: getattr(self, f) for f in self.__dataclass_fields__ if f != "experiment"}
         tree |= {"format": FORMAT, "experiment": self.experiment.to_dict()}
         if remote(path):
-            with _storage(path) as (system, where):
-                system.create_dir(where.rpartition("/")[0], recursive=True)
-                with system.open_output_stream(f"{where}.part") as stream:
-                    torch.save(tree, stream)
-                system.move(f"{where}.part", where)
+            buffer = io.BytesIO()
+            torch.save(tree, buffer)
+            put(path, buffer.getbuffer())
             return
         with writing(Path(path)) as temporary:
             torch.save(tree, temporary)
@@ -82,7 +77,7 @@ class Checkpoint:
                 f"There is no checkpoint at {path}: the run ended before one was kept, or was removed. Train it again; "
                 "`symcere ls` lists the runs that are stored."
             )
-        file = _opened(path)
+        file = io.BytesIO(get(path)) if remote(path) else Path(path)
         try:
             tree = torch.load(file, map_location="cpu", weights_only=True)
             version = tree.pop("format")
@@ -116,45 +111,10 @@ class Checkpoint:
                 )
 
 
-# ---------------------------------------------------------------- where it is kept
-
-
-def remote(path: Path | str) -> bool:
-    """Whether it is a URI of a storage rather than a file's path."""
-    return "://" in str(path)
-
-
 def exists(path: Path | str) -> bool:
     """Whether there is a checkpoint.
 
     Raises:
         UserError: the storage does not answer.
     """
-    if not remote(path):
-        return Path(path).is_file()
-    from pyarrow.fs import FileType
-
-    with _storage(path) as (system, where):
-        return system.get_file_info(where).type == FileType.File
-
-
-def _opened(path: Path | str) -> Path | io.BytesIO:
-    if not remote(path):
-        return Path(path)
-    with _storage(path) as (system, where), system.open_input_stream(where) as stream:
-        return io.BytesIO(stream.read())
-
-
-@contextmanager
-def _storage(path: Path | str) -> Iterator[tuple["FileSystem", str]]:
-    """The file system behind a URI, and the path on it."""
-    from pyarrow import ArrowException
-    from pyarrow.fs import FileSystem
-
-    try:
-        yield FileSystem.from_uri(str(path))
-    except (OSError, ArrowException) as error:
-        raise UserError(
-            f"Cannot use the storage {path}: {error}. Check its address and this machine's credentials for it; "
-            "`symcere doctor --storage` asks all nodes."
-        ) from error
+    return exists_there(path) if remote(path) else Path(path).is_file()
