@@ -1,0 +1,107 @@
+"""In single precision several workers differ from one by the order of summation, and by no more.
+
+Adam turns the sign of a rounding error into a whole step where a gradient is next to nothing, so single elements may
+part; losses and the norms of whole tensors do not.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from symcere.config import Experiment
+from symcere.config.baselines import baseline
+from symcere.data.corpus import Corpus, Entries
+from symcere.text import Embeddings
+from symcere.training import Checkpoint, fit
+
+USERS, ITEMS, EDGES, STEPS = 37, 23, 190, 50
+SMALL = {
+    "model.dim": 7,
+    "model.layers": 2,
+    "model.hidden": 5,
+    "train.precision": "fp32",
+    "train.batch_size": EDGES,  # an epoch is one step, so that the history holds the loss of each
+    "train.epochs": STEPS,
+    "train.eval_every": STEPS,
+    "train.lr": 0.01,
+    "data.core": 1,
+}
+CASES = {
+    "lightgcn": ("lightgcn", {}),
+    "directau": ("directau", {}),
+    "simgcl": ("simgcl", {}),
+    "symcere": ("symcere", {}),
+    "both": ("symcere", {"model.features": "both", "model.fusion": "concat"}),
+    "alpharec": ("alpharec", {"objective.ranking.negatives": 11}),
+    "abstract": ("symcere-abstract", {}),
+}
+
+
+def experiment(case: str) -> Experiment:
+    name, settings = CASES[case]
+    return baseline(name, {**SMALL, **settings})
+
+
+def make(folder: Path) -> None:
+    rng = np.random.default_rng(8)
+    train, val, test = np.split(rng.permutation(USERS * ITEMS)[: EDGES + 80], [EDGES, EDGES + 40])
+
+    def entries(pairs: np.ndarray) -> Entries:
+        pairs = np.sort(pairs)
+        return Entries(pairs // ITEMS, pairs % ITEMS, ["good"] * len(pairs))
+
+    corpus = Corpus.write(
+        folder / "corpus",
+        name="tiny",
+        user_ids=[f"u{n:04}" for n in range(USERS)],
+        item_ids=[f"i{n:04}" for n in range(ITEMS)],
+        train=entries(train),
+        val=entries(val),
+        test=entries(test),
+    )
+    reviews = rng.normal(size=(corpus.train.nnz, 6))
+    np.save(folder / "reviews.npy", (reviews / np.linalg.norm(reviews, axis=1, keepdims=True)).astype(np.float16))
+
+
+def worker(rank: int, folder: Path) -> None:
+    """Trains among three, then among two, then alone."""
+    torch.set_num_threads(1)
+    corpus = Corpus.open(folder / "corpus")
+    reviews = Embeddings(folder, np.load(folder / "reviews.npy"), [("test", 6)], corpus.fingerprint)
+    for size in (3, 2, 1):
+        if rank >= size:
+            return
+        if size > 1:
+            dist.init_process_group("gloo", f"file://{folder}/group{size}", rank=rank, world_size=size)
+        for case in CASES:
+            fit(corpus, reviews, experiment(case), path=folder / f"{case}-{size}.pt")
+        if size > 1:
+            dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("float32")
+    make(folder)
+    mp.spawn(worker, (folder,), nprocs=3)
+    return folder
+
+
+def curve(state: Checkpoint) -> np.ndarray:
+    return np.array([epoch["loss"] for epoch in state.history])
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_the_loss_curve_is_that_of_one_worker(runs, case, size):
+    one, many = Checkpoint.load(runs / f"{case}-1.pt"), Checkpoint.load(runs / f"{case}-{size}.pt")
+    assert len(curve(one)) == STEPS
+    assert curve(one)[-1] != pytest.approx(curve(one)[0], rel=0.01), "there is something to compare"
+    np.testing.assert_allclose(curve(many), curve(one), rtol=1e-5)
+    for name, value in one.last.items():
+        assert value.dtype == torch.float32
+        assert float((many.last[name] - value).norm() / value.norm()) < 1e-4, name
