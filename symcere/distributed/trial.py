@@ -145,6 +145,8 @@ def run(spec: Spec, folder: Path, report: Callable[[int, float], None]) -> Outco
         outcome.status = "finished"
     except Exception as error:
         outcome.status, outcome.reason = "failed", _reason(error)
+    finally:
+        return_freed_memory()  # what the largest trial took would else stay with this process
     record.save()
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return outcome
@@ -196,7 +198,8 @@ def _train(spec: Spec, path: Path, record: _Record) -> None:
     import torch
 
     from symcere.evaluation import Evaluator
-    from symcere.training import Checkpoint, Epoch, fit
+    from symcere.memory import return_freed_memory
+from symcere.training import Checkpoint, Epoch, fit
     from symcere.training.fit import SELECTED
 
     torch.set_num_threads(max(1, spec.threads))

@@ -508,7 +508,8 @@ class TotalLoss(nn.Module):
         rows = torch.cat([u, i + model.num_users])
         if not model.table.divided:
             rows = rows[self.workers.share(len(rows))]
-        return model.embedding[model.table.own_rows(rows)].square().sum() / batch_size
+        # Sparse: a gradient of these rows is added to that of the table, instead of another table of zeros.
+        return F.embedding(model.table.own_rows(rows), model.embedding, sparse=True).square().sum() / batch_size
 
 
 def _of(view: Pair | None, items: int) -> Tensor:

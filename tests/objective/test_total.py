@@ -93,7 +93,8 @@ class Case:
         """Of all parameters, flat."""
         found = torch.autograd.grad(value, self.parameters(), allow_unused=True, retain_graph=True)
         pairs = zip(found, self.parameters(), strict=True)
-        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
+        dense = (torch.zeros_like(p) if g is None else g.to_dense() for g, p in pairs)
+        return torch.cat([g.flatten() for g in dense])
 
     def check(self, reference, name="ranking", rtol=1e-9):
         """The term equals ``reference(self)``, and so do all its gradients."""
