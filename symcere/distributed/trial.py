@@ -20,6 +20,7 @@ from symcere.config import Experiment
 from symcere.config.fields import build
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
+from symcere.memory import return_freed_memory
 from symcere.text import Embeddings
 
 REPORT_EVERY = 1.0
@@ -198,8 +199,7 @@ def _train(spec: Spec, path: Path, record: _Record) -> None:
     import torch
 
     from symcere.evaluation import Evaluator
-    from symcere.memory import return_freed_memory
-from symcere.training import Checkpoint, Epoch, fit
+    from symcere.training import Checkpoint, Epoch, fit
     from symcere.training.fit import SELECTED
 
     torch.set_num_threads(max(1, spec.threads))
