@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -426,6 +427,71 @@ def test_ctrl_c_is_one_line():
     _, err = child.communicate(timeout=30)
     assert child.returncode == 130
     assert err.strip() == "Interrupted; nothing half-written was kept."
+
+
+def test_ctrl_c_waits_for_an_import(tmp_path):
+    """What is loading loads whole: half of it would be lost in a bare ``except``, or abort in C++."""
+    (tmp_path / "large.py").write_text(
+        "import time\nprint('ready', flush=True)\ntry:\n    time.sleep(1)\nexcept BaseException:\n    print('cut')\n"
+        "print('whole', flush=True)\n"
+    )
+    code = (
+        "import sys, time, types, symcere; fake = types.ModuleType('symcere.steps');"
+        "fake.ls = lambda: (__import__('large'), time.sleep(60));"
+        "sys.modules['symcere.steps'] = symcere.steps = fake;"
+        "from symcere.cli import main; sys.exit(main(['ls']))"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert out == "whole\n"
+    assert err.strip() == "Interrupted; nothing half-written was kept."
+
+
+def test_the_handler_of_others_stays():
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["--version"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def mine(*_):
+        pass
+
+    signal.signal(signal.SIGINT, mine)
+    try:
+        assert main(["--version"]) == 0
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment(home):
+    """From the first imports to the end: one line, its exit code, nothing half-written, no run left running."""
+    from symcere import tracking
+
+    command = [sys.executable, "-m", "symcere.cli", "train", "synthetic", "--baseline", "lightgcn"]
+    assert subprocess.run([*command, "--train.epochs", "1"], stderr=subprocess.PIPE).returncode == 0
+    ends = []
+    for moment in range(12):
+        child = subprocess.Popen([*command, "--train.epochs", "1000"], stderr=subprocess.PIPE, text=True)
+        time.sleep(0.25 + moment / 2)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=120)
+        assert "Traceback" not in err, moment
+        assert err.endswith("Interrupted; nothing half-written was kept.\n"), (moment, child.returncode, err)
+        ends.append(child.returncode)
+    assert ends == [130] * 12
+    assert [p for p in home.rglob("*") if p.name.endswith((".part", ".old"))] == []
+    statuses = [run.status for run in tracking.list_runs("synthetic")]
+    assert set(statuses) == {"FINISHED", "KILLED"}
 
 
 @pytest.mark.parametrize("line", ["--help", "train --help", "--version"])

@@ -2,8 +2,7 @@
 
 import gc
 
-from symcere.cli.commands import COMMANDS
-from symcere.cli.frame import run
+from symcere.cli.interrupt import interrupts_between_imports
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,4 +14,8 @@ def main(argv: list[str] | None = None) -> int:
     # torch and MLflow load a hundred thousand objects and more, none of them garbage: looking for some among them
     # meanwhile costs a quarter of their time.
     gc.set_threshold(100_000, 20, 100)
-    return run(COMMANDS, argv)
+    with interrupts_between_imports():
+        from symcere.cli.commands import COMMANDS
+        from symcere.cli.frame import run
+
+        return run(COMMANDS, argv)

@@ -144,6 +144,7 @@ def _hush() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("mlflow", "alembic", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # tells of a query that Ctrl-C cut short
 
 
 def experiment_id(store: MlflowClient, name: str, uri: str) -> str:
