@@ -39,6 +39,9 @@ from symcere.config.space import (
 )
 from symcere.errors import UserError, nearest
 
+NAME = r"\w[\w.-]*"
+"""Of a sweep and of a method: each is the name of a folder, too."""
+NAMED = "a name begins with a letter or digit and holds letters, digits, '.', '_' and '-' only."
 CHECKED = 1000
 """Combinations of a space that are tried before anything starts: the first ones in order, and as many at random."""
 
@@ -83,11 +86,13 @@ class Resources:
         for name in ("gpu", "memory"):
             value = getattr(self, name)
             try:
-                good = value == "auto" or float(value) >= 0
+                good = value == "auto" or 0 <= float(value) < float("inf")
             except ValueError:
                 good = False
             if not good:
                 raise ValueError(f"resources.{name} is 'auto' or a number of at least 0, not {value!r}.")
+        if self.gpu != "auto" and float(self.gpu) > 1:
+            raise ValueError("resources.gpu is at most 1: a trial on several GPUs has resources.workers, one for each.")
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,8 @@ class Sweep:
             raise ValueError(
                 "resources.workers: trials of several workers run to their end; set stopping.kind to none."
             )
-        if self.name and not re.fullmatch(r"[\w.-]+", self.name):
-            raise ValueError(f"name: '{self.name}' may hold letters, digits, '.', '_' and '-' only.")
+        if self.name and not re.fullmatch(NAME, self.name):
+            raise ValueError(f"name: '{self.name}': {NAMED}")
 
 
 @dataclass(frozen=True)
@@ -305,6 +310,8 @@ def _searches(sweep: Sweep) -> Iterator[Search]:
     common = settings_of(sweep.settings, ("settings",))
     for name, tree in (sweep.methods or {"symcere": {}}).items():
         place: Place = ("methods", str(name))
+        if not re.fullmatch(NAME, str(name)):
+            raise Misplaced(f"Method '{name}': {NAMED}", place)
         method = build(Method, tree, f"methods.{name}")
         if method.baseline and method.baseline not in baselines():
             known = nearest(method.baseline, baselines())

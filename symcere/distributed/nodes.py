@@ -188,6 +188,62 @@ def survey(address: str, storage: str = "", mlflow: str = "", seconds: float = 1
     ]
 
 
+def blind(folder: Path, seconds: float = 120) -> list[str]:
+    """The nodes of the Ray that is running that do not share this machine's ``folder``, each with its reason.
+
+    Args:
+        folder: which all are to read and write; it exists here.
+        seconds: that a node gets to answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_look)
+    mark = folder / f".seen-{secrets.token_hex(4)}"
+    mark.write_text(mark.name)
+    try:
+        asked = [
+            (
+                f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})",
+                task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                    mark
+                ),
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        found = []
+        end = time.monotonic() + seconds
+        for name, reference in asked:
+            try:
+                why = ray.get(reference, timeout=max(0.0, end - time.monotonic()))
+            except ray.exceptions.GetTimeoutError:
+                why = f"did not answer for {seconds:.0f} s"
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                why = f"failed: {' '.join(str(cause or error).split())[-300:]}"
+            if why:
+                found.append(f"{name} {why}")
+        return found
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _look(mark: Path) -> str:
+    """``""``, or why the node of this process cannot use the folder in which another one made ``mark``."""
+    try:
+        if mark.read_text() != mark.name:
+            return "reads something else there"
+        beside = mark.with_name(f"{mark.name}-{secrets.token_hex(4)}")
+        beside.touch()
+        beside.unlink()
+    except FileNotFoundError:
+        return "does not see it"
+    except OSError as error:
+        return f"cannot write there: {error.strerror}"
+    return ""
+
+
 def _ask_for_storage(probes: list[Any], storage: str, troubles: list[dict[str, str]], seconds: float) -> None:
     """One node after the other writes a file and reads those that the nodes before it wrote."""
     import ray

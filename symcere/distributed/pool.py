@@ -1,12 +1,17 @@
-"""A Ray to run in, without its noise."""
+"""A Ray to run in, without its noise, and with room for what is to run."""
 
 import contextlib
 import logging
+import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from symcere.errors import UserError
+
+GROWTH = 1800.0
+"""Seconds that a cluster gets to bring a node: a machine of a cloud, and its set-up."""
 
 
 @contextlib.contextmanager
@@ -45,6 +50,69 @@ def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def room(bundles: Sequence[Mapping[str, float]], seconds: float = 0.0) -> dict[str, float]:
+    """The resources of the Ray that is running, once its nodes hold all ``bundles`` at the same time.
+
+    Args:
+        bundles: what each process asks for, ``[{"CPU": 1, "GPU": 0.1}]``; one is on one node.
+        seconds: to wait for nodes, which an autoscaler is asked for: a cluster may begin without any.
+
+    Raises:
+        UserError: too little; Ray itself would wait for ever, without a word.
+    """
+    import ray
+
+    end = time.monotonic() + seconds
+    wanted = [{kind: amount for kind, amount in bundle.items() if amount} for bundle in bundles]
+    if not _fit(wanted) and seconds:
+        from ray.autoscaler.sdk import request_resources
+
+        logging.getLogger(__name__).warning(
+            "The cluster has no room for %s yet. Waiting up to %.0f minutes for nodes; `ray status` tells about them.",
+            _told(wanted),
+            seconds / 60,
+        )
+        request_resources(bundles=[{kind: math.ceil(amount) for kind, amount in one.items()} for one in wanted])
+        try:
+            while not _fit(wanted) and time.monotonic() < end:
+                time.sleep(1)
+        finally:
+            request_resources(bundles=[])  # idle nodes may end again
+    found = ray.cluster_resources()
+    if not _fit(wanted):
+        nodes = "; ".join(
+            ", ".join(f"{node['Resources'].get(kind, 0):g} {kind}" for kind in wanted[0])
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+        raise UserError(
+            f"A trial asks for {_told(wanted)}, and Ray's nodes have: {nodes}. No trial would ever start; "
+            "lower `resources` of the sweep."
+        )
+    return found
+
+
+def _fit(bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the nodes, if they were idle, hold the bundles: each in the first that has room for it."""
+    import ray
+
+    left = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    for bundle in bundles:
+        for node in left:
+            if all(node.get(kind, 0) >= amount for kind, amount in bundle.items()):
+                for kind, amount in bundle.items():
+                    node[kind] -= amount
+                break
+        else:
+            return False
+    return True
+
+
+def _told(bundles: Sequence[Mapping[str, float]]) -> str:
+    one = " and ".join(f"{amount:g} {kind}" for kind, amount in bundles[0].items())
+    return one if len(bundles) == 1 else f"{len(bundles)} workers of {one} each"
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ class Study:
         return not self.waiting and (self.exhausted or len(self.specs) >= self.limit)
 
     def standing(self) -> Standing:
-        values = [o.value for o in self.done.values() if o.value is not None]
+        values = [o.value for o in self.done.values() if o.value is not None and o.status != "failed"]
         spent = [o.seconds for o in self.done.values() if o.status != "failed"]
         failed = sum(o.status == "failed" for o in self.done.values())
         mean = sum(spent) / len(spent) if spent else 0.0
@@ -114,8 +114,15 @@ class Study:
         return Standing(self.dataset, self.method, len(self.done), len(self.running), self.total, failed, best, mean)
 
     def best(self) -> tuple[Spec, Outcome] | None:
-        """The trial with the best validation NDCG@10, the earliest of equals; None if none has a value."""
-        found = [(o.value, -self.specs[i].number, i) for i, o in self.done.items() if o.value is not None]
+        """The trial with the best validation NDCG@10, the earliest of equals; None if none has a value.
+
+        One that failed after some epochs does not count: its setting would fail again.
+        """
+        found = [
+            (o.value, -self.specs[i].number, i)
+            for i, o in self.done.items()
+            if o.value is not None and o.status != "failed"
+        ]
         if not found:
             return None
         name = max(found)[2]

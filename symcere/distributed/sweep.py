@@ -8,6 +8,7 @@ needs is in the trials' files.
 import contextlib
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -30,7 +31,7 @@ from symcere.distributed.studies import Standing, Study
 from symcere.distributed.trial import Outcome, Spec, read_outcome, write
 from symcere.errors import UserError
 
-VALUE, EPOCH = "value", "epoch"
+VALUE, EPOCH, BLIND = "value", "epoch", "blind"
 RESTARTS = 3
 """Times that a trial whose worker died goes on from its checkpoint, before it counts as failed."""
 DIED = f"its worker died {RESTARTS + 1} times, most likely killed for want of memory"
@@ -46,6 +47,7 @@ class Searcher(TuneSearcher):
         decided: whether the scheduler, and nothing else, has ended a trial (by its id).
         on_end: called with every trial that ended.
         on_change: called when the standing of a study has changed.
+        on_blind: called with the name of a node that does not see a trial's files.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class Searcher(TuneSearcher):
         decided: Callable[[str], bool] = lambda name: False,
         on_end: OnEnd = lambda spec, outcome: None,
         on_change: Callable[[], None] = lambda: None,
+        on_blind: Callable[[str], None] = lambda node: None,
     ):
         super().__init__(metric=VALUE, mode="max")
-        self.studies, self.decided, self.on_end, self.on_change = studies, decided, on_end, on_change
+        self.studies, self.decided = studies, decided
+        self.on_end, self.on_change, self.on_blind = on_end, on_change, on_blind
         self._specs: dict[str, Spec] = {}  # by Tune's id
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,6 +88,8 @@ class Searcher(TuneSearcher):
             return
         study = self.studies[spec.study]
         folder = study.folder / spec.id
+        if result and result.get(BLIND):
+            self.on_blind(result[BLIND])
         outcome = read_outcome(folder) or Outcome(started=time.time(), ended=time.time())
         if not outcome.done and (error or self.decided(spec.id)):
             outcome.status = "failed" if error else "stopped"
@@ -191,10 +197,11 @@ def rule(stopping: Stopping, study: Study) -> TrialScheduler | None:
 
 
 class Ending(Stopper):
-    """When Tune is to end before all is done: on a signal, or when the time is over."""
+    """When Tune is to end before all is done: on a signal, on a trouble, or when the time is over."""
 
     def __init__(self, max_hours: float):
         self.asked = False
+        self.blind = ""  # a node on which no trial can run
         self.deadline = time.monotonic() + max_hours * 3600 if max_hours else float("inf")
 
     def __deepcopy__(self, memo: Any) -> "Ending":
@@ -204,7 +211,11 @@ class Ending(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self.asked or time.monotonic() >= self.deadline
+        return self.asked or bool(self.blind) or time.monotonic() >= self.deadline
+
+    def see(self, node: str) -> None:
+        """Ends it: the node does not see the trials' files, and would take one after the other."""
+        self.blind = node
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -238,7 +249,11 @@ def _trial(config: dict[str, Any]) -> None:
     def report(epoch: int, value: float) -> None:
         tune.report({EPOCH: epoch, VALUE: value})
 
-    outcome = trials.run(Spec(**config["spec"]), Path(config["folder"]), report)
+    spec, folder = Spec(**config["spec"]), Path(config["folder"])
+    if not trials.visible(spec, folder):
+        tune.report({EPOCH: 0, VALUE: -1.0, BLIND: socket.gethostname(), "done": True})
+        return
+    outcome = trials.run(spec, folder, report)
     tune.report({EPOCH: outcome.epoch, VALUE: -1.0 if outcome.value is None else outcome.value, "done": True})
 
 
@@ -265,6 +280,9 @@ def search(
 
     Returns:
         ``finished`` if no trial is left, ``time`` when that was over before, ``stopped`` after Ctrl-C.
+
+    Raises:
+        UserError: a node that does not see the trials' files, or none that runs them.
     """
 
     def changed() -> None:
@@ -294,6 +312,11 @@ def search(
                     else:
                         study.drop(name)
             changed()
+            if ending.blind:
+                raise UserError(
+                    f"The node {ending.blind} does not see {studies[0].folder}, where trials keep their files: it came "
+                    "without the disk that the others share. Mount it there, or remove the node, and resume the sweep."
+                )
             if ending.stop_all():
                 return "stopped" if ending.asked else "time"
             if sum(len(study.done) for study in studies) == before:
@@ -312,7 +335,7 @@ def _tune(
 ) -> None:
     """One run of Tune over all that is left."""
     scheduler = Scheduler(studies, stopping)
-    searcher = Searcher({study.name: study for study in studies}, scheduler.decided, on_end, changed)
+    searcher = Searcher({study.name: study for study in studies}, scheduler.decided, on_end, changed, ending.see)
     with tempfile.TemporaryDirectory(prefix="symcere-tune-") as scratch, _quiet_tune():
         tune.Tuner(
             tune.with_resources(_trial, resources),

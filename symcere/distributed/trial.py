@@ -109,6 +109,18 @@ def read_outcome(folder: Path) -> Outcome | None:
     return _read(Outcome, folder / "outcome.json")
 
 
+def visible(spec: Spec, folder: Path, seconds: float = 10.0) -> bool:
+    """Whether this node sees the trial's files. Shared disks may show them late: it looks again for ``seconds``."""
+    end = time.monotonic() + seconds
+    while True:
+        found = read_spec(folder)
+        if found is not None and found.id == spec.id:
+            return True
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.2)
+
+
 def _read(cls: type, path: Path) -> Any:
     try:
         return cls(**json.loads(path.read_text()))

@@ -109,17 +109,22 @@ def plan(
     declared = load(file).only(methods, datasets, trials)
     sweep = declared.sweep
     resources: dict[str, float] = {"CPU": float(os.cpu_count() or 1)}
+    missing: list[str] = []
     if address:
         from symcere.distributed.pool import pool
+        from symcere.steps.sweep import check_home
 
         with pool(address) as found:
-            resources = dict(found)
+            resources |= found
+            try:
+                check_home(address)
+            except UserError as error:
+                missing.append(str(error))
     at_once = max(1.0, resources["CPU"] // sweep.resources.cpu)
     seeds = sweep.seeds if seeds is None else seeds
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(sweep.resources.cpu)))
     rows: list[dict[str, Any]] = []
-    missing: list[str] = []
     total = 0.0
     try:
         for number, dataset in enumerate(sweep.datasets):

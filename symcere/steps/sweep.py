@@ -6,11 +6,15 @@ home/sweeps/NAME/
   trials/HOTELS/SYMCERE/0007  see symcere.distributed.trial
 """
 
+import contextlib
 import json
 import os
 import queue
+import re
+import socket
 import statistics
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from symcere.config import Experiment, Text
 from symcere.config.fields import build
-from symcere.config.sweep import Declared, Search, load
+from symcere.config.sweep import NAME, NAMED, Declared, Search, load
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError, nearest
-from symcere.home import home
+from symcere.home import home, writing
 from symcere.steps.corpora import Progress, embeddings_of, open_corpus
 from symcere.steps.runs import CHECKPOINT, experiment_hash, train
 
@@ -35,6 +39,8 @@ SWEEP, ROLE, TRIAL = "symcere.sweep", "symcere.role", "symcere.trial"
 RECORDED = "run"
 """Beside a trial's outcome: the id of its MLflow run."""
 
+TOUCH = 20.0
+"""Seconds between signs of life in a sweep's lock."""
 PATIENCE = 240.0
 """Seconds that the start of a final model waits for a lost MLflow server: as long as MLflow's client does later."""
 
@@ -65,7 +71,7 @@ def sweep(
     name: str = "",
     trials: int = 0,
     seeds: int | None = None,
-    max_hours: float = 0.0,
+    max_hours: float | None = None,
     datasets: Sequence[str] = (),
     methods: Sequence[str] = (),
     address: str = "",
@@ -78,7 +84,7 @@ def sweep(
         file: a sweep's path or name.
         resume: name of one that was begun; finished trials stay, unfinished ones go on from their checkpoints.
         name: store it under another name than the file's.
-        trials, seeds, max_hours, datasets, methods: other than the file says.
+        trials, seeds, max_hours, datasets, methods: other than the file says. ``max_hours`` 0 is no limit.
         address: of a Ray cluster; by default this machine.
         on_standing: called with a record of each study when something has changed.
 
@@ -86,20 +92,25 @@ def sweep(
         validation and test figures of every method on every data set, and where everything is.
 
     Raises:
-        UserError: what is wrong with the file, what is missing, a sweep of this name, or one that is still running.
+        UserError: what is wrong with the file, what is missing, a sweep of this name, one that is still running, too
+            few resources, nodes that do not share the home, or not one trial that trained.
         Stopped: after Ctrl-C.
     """
     from symcere import tracking
     from symcere.distributed import sweep as distributed
     from symcere.distributed.pool import pool
 
+    if max_hours is not None and not 0 <= max_hours < float("inf"):
+        raise UserError(f"--max-hours is a number of hours, 0 for no limit, not {max_hours:g}.")
     declared, plan, name = _begin(file, resume, name, trials, seeds, datasets, methods)
     folder, seeds = home() / "sweeps" / name, plan["seeds"]
     ready = _ready(declared, progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sweep.yaml").write_text(declared.text, encoding="utf-8")
-    (folder / "plan.json").write_text(json.dumps(plan))
-    with _Lock(folder), pool(address) as resources, ExitStack() as runs:
+    with _Lock(folder), pool(address) as there, ExitStack() as runs:
+        for path, text in ((folder / "sweep.yaml", declared.text), (folder / "plan.json", json.dumps(plan))):
+            with writing(path) as part:
+                part.write_text(text, encoding="utf-8")
+        resources = _room(declared, there, address)
+        check_home(address)
         studies, memory = _studies(declared, ready, folder, resources)
         parents = {one.corpus.name: runs.enter_context(_parent(name, declared, one)) for one in ready}
         with _Recorder(name, declared, ready, parents, studies) as recorder:
@@ -109,7 +120,7 @@ def sweep(
                 cpu=declared.sweep.resources.cpu,
                 memory=memory,
                 at_once=_together(declared, resources),
-                max_hours=max_hours or declared.sweep.max_hours,
+                max_hours=declared.sweep.max_hours if max_hours is None else max_hours,
                 on_end=recorder.put,
                 on_change=_standing_of(on_standing, studies, resources, declared),
             )
@@ -124,10 +135,14 @@ def sweep(
     notes = []
     if ended == "time":
         notes.append(f"The time was over before all trials were done: `symcere sweep --resume {name}` goes on.")
+    trained = any(o.status != "failed" for study in studies for o in study.done.values())
     failed = {study.name: [o for o in study.done.values() if o.status == "failed"] for study in studies}
     for study, outcomes in failed.items():
         if outcomes:
-            notes.append(f"{len(outcomes)} trials of {study} failed; the last one: {outcomes[-1].reason}")
+            many = "1 trial" if len(outcomes) == 1 else f"{len(outcomes)} trials"
+            notes.append(f"{many} of {study} failed; the last one: {outcomes[-1].reason}")
+    if any(failed.values()) and not trained:
+        raise UserError(f"No trial of the sweep '{name}' could be trained. {' '.join(notes)}")
     return {
         "sweep": name,
         "trials": sum(len(study.done) for study in studies),
@@ -151,16 +166,22 @@ def _begin(
     """The sweep as it is to run, what was asked for beside its file, and its name."""
     if bool(file) == bool(resume):
         raise UserError("Give the file of a sweep, or --resume NAME to go on with one.")
+    if seeds is not None and seeds < 0:
+        raise UserError(f"--seeds is how many models are tested of each best setting, 0 for none, not {seeds}.")
     known = sorted(p.parent.name for p in (home() / "sweeps").glob("*/plan.json"))
     plan: dict[str, Any] = {"trials": 0, "datasets": [], "methods": [], "seeds": None}
     if resume:
         if resume not in known:
             raise UserError(f"There is no sweep '{resume}' in {home() / 'sweeps'}. {nearest(resume, known)}")
+        if name:
+            raise UserError(f"--resume goes on with '{resume}' under its own name: leave --name out.")
         plan = json.loads((home() / "sweeps" / resume / "plan.json").read_text())
         declared, name = load(home() / "sweeps" / resume / "sweep.yaml"), resume
     else:
         declared = load(file)
         name = name or declared.name
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"A sweep cannot be called '{name}': {NAMED} Give it one with --name.")
         if name in known:
             raise UserError(
                 f"There is a sweep '{name}' already. `symcere sweep --resume {name}` goes on with it, --name starts "
@@ -214,11 +235,6 @@ def _studies(
     from symcere.steps.cost import gpu_share, memory_of
 
     sweep = declared.sweep
-    if sweep.resources.cpu > resources.get("CPU", 0):
-        raise UserError(
-            f"A trial asks for {sweep.resources.cpu:g} CPU cores, but Ray has {resources.get('CPU', 0):g}: no trial "
-            "would ever start. Lower resources.cpu."
-        )
     storage = open_storage(sweep.storage, folder)
     studies: list[Study] = []
     memory: dict[str, float] = {}
@@ -262,19 +278,53 @@ def one_size(memory: Mapping[str, float], resources: Mapping[str, float], cpu: f
     return dict.fromkeys(memory, largest) if fits else dict(memory)
 
 
-def _together(declared: Declared, resources: Mapping[str, float]) -> int:
-    """Trials of several workers at the same time at most; 0, of one worker: Ray counts.
+def _room(declared: Declared, there: Mapping[str, float], address: str) -> dict[str, float]:
+    """The resources of Ray, once they hold a trial. A cluster may have to grow for it, this machine cannot.
 
     Raises:
-        UserError: not even one would fit.
+        UserError: no trial would fit.
     """
-    wanted = declared.sweep.resources.workers
-    if wanted == 1:
+    from symcere.distributed.pool import GROWTH, room
+
+    asked = declared.sweep.resources
+    seconds = GROWTH if address or os.environ.get("RAY_ADDRESS") else 0.0
+    gpu = 0.0 if asked.gpu == "auto" else float(asked.gpu)
+    if asked.workers == 1:
+        return room([{"CPU": asked.cpu, "GPU": gpu}], seconds)
+    found = room([{"CPU": 1, "GPU": float(gpu > 0)}] * asked.workers, seconds)
+    # Whether there are GPUs shows only where there are nodes at all.
+    return room([{"CPU": 1, "GPU": 1}] * asked.workers, seconds) if asked.gpu == "auto" and found.get("GPU") else found
+
+
+def _together(declared: Declared, resources: Mapping[str, float]) -> int:
+    """Trials of several workers at the same time at most; 0, of one worker: Ray counts."""
+    asked = declared.sweep.resources
+    if asked.workers == 1:
         return 0
-    kind = "GPU" if resources.get("GPU") and declared.sweep.resources.gpu != "0" else "CPU"
-    if resources.get(kind, 0) < wanted:
-        raise UserError(f"A trial asks for {wanted} workers, but Ray has {resources.get(kind, 0):g} {kind}s.")
-    return int(resources[kind] // wanted)
+    on_gpus = resources.get("GPU") and (asked.gpu == "auto" or float(asked.gpu) > 0)
+    return max(1, int(min(resources[kind] // asked.workers for kind in ("CPU", *(["GPU"] if on_gpus else [])))))
+
+
+def check_home(address: str = "") -> None:
+    """Asks the nodes of the Ray that is running, if there is more than this machine, whether they share the home.
+
+    Raises:
+        UserError: those that do not.
+    """
+    import ray
+
+    from symcere.distributed.nodes import blind
+
+    if sum(node["Alive"] for node in ray.nodes()) == 1 and not (address or os.environ.get("RAY_ADDRESS")):
+        return
+    home().mkdir(parents=True, exist_ok=True)
+    found = blind(home())
+    if found:
+        raise UserError(
+            f"The home {home()} has to be on a disk that all nodes share, since trials read and write it: "
+            f"{'; '.join(found)}. Set SYMCERE_HOME to a folder that every node mounts (`symcere submit` passes it on "
+            "with --env SYMCERE_HOME=/shared/symcere), and prepare the data sets there."
+        )
 
 
 def _width(one: Ready, search: Search) -> int:
@@ -285,25 +335,59 @@ def _width(one: Ready, search: Search) -> int:
 
 
 class _Lock:
-    """One process at a time runs a sweep; a dead one's lock counts for nothing."""
+    """One process at a time runs a sweep; a dead one's lock counts for nothing.
+
+    Whether a process of another machine lives shows in the lock's age: its holder touches it all the time.
+    """
 
     def __init__(self, folder: Path):
         self.path = folder / "running.json"
+        self.over = threading.Event()
 
     def __enter__(self) -> None:
         from symcere.tracking import process
 
         try:
-            held = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            held = {}
-        if held and held["host"] == process.host() and process.alive(held["process"]):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    with self.path.open("x") as file:
+                        json.dump({"host": process.host(), "process": process.identity()}, file)
+                    break
+                except FileExistsError:
+                    self._refuse()
+                    self.path.unlink(missing_ok=True)
+        except OSError as error:
             raise UserError(
-                f"The sweep '{self.path.parent.name}' is running, in process {held['process'].partition('@')[0]}."
-            )
-        self.path.write_text(json.dumps({"host": process.host(), "process": process.identity()}))
+                f"Cannot write {self.path.parent}: {error.strerror}. SYMCERE_HOME may name a folder on another disk."
+            ) from error
+        threading.Thread(target=self._touch, daemon=True).start()
+
+    def _refuse(self) -> None:
+        """Raises a UserError if the lock's holder may live."""
+        from symcere.tracking import process
+
+        with contextlib.suppress(FileNotFoundError):
+            young = time.time() - self.path.stat().st_mtime < 3 * TOUCH
+            try:
+                held = json.loads(self.path.read_text())
+                (host, _, _), (number, _, _) = held["host"].partition("/"), held["process"].partition("@")
+                here = held["host"] == process.host()
+                lives, where = process.alive(held["process"]) if here else young, f", in process {number}"
+            except (ValueError, KeyError, TypeError, AttributeError):  # being written, or never to its end
+                here, lives, host, where = True, young, "", ""
+            if lives:
+                raise UserError(
+                    f"The sweep '{self.path.parent.name}' is running{where}{'' if here else f' of {host}'}."
+                )
+
+    def _touch(self) -> None:
+        while not self.over.wait(TOUCH):
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
 
     def __exit__(self, *_: Any) -> None:
+        self.over.set()
         self.path.unlink(missing_ok=True)
 
 
@@ -552,6 +636,9 @@ def final(one: Mapping[str, Any]) -> dict[str, float]:
     """
     os.environ.update(one["environment"])
     from symcere import tracking
+
+    if not (home() / "sweeps" / one["sweep"] / "plan.json").exists():
+        raise UserError(f"The node {socket.gethostname()} does not see {home()}, which all nodes have to share.")
 
     tracking.client(patience=PATIENCE)
     experiment = build(Experiment, one["experiment"]).replace({"train.seed": one["seed"]})

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from symcere.config import Experiment
+from symcere.config.baselines import baseline
 from symcere.config.space import read_space
 from symcere.config.sweep import Sampler, Search, Stopping
 from symcere.data.corpus import Corpus, Entries
@@ -487,6 +488,135 @@ def test_a_whole_sweep_over_two_data_sets(corpora, ray_here):
     check_records()
 
 
+CHOICES = """\
+datasets: [one]
+methods:
+  lightgcn: {settings: {model.dim: 8}}
+space:
+  train.lr: [0.03, 0.05, 0.1, 1.0e-8, 2.0e-8]
+settings: {train.epochs: 24, train.patience: 100000}
+trials: 3
+seeds: 1
+"""
+
+
+def test_a_grid_is_tried_whole_and_the_worse_half_is_stopped(corpora, ray_here):
+    from symcere.steps import sweep
+
+    file = corpora / "tiny.yaml"
+    file.write_text(CHOICES + "sampler: {kind: grid}\nstopping: {kind: median, grace: 6}\n")
+    result = sweep(file)
+    assert result["trials"] == 5  # `trials` is not asked
+    found = {}
+    for path in (corpora / "sweeps" / "tiny" / "trials").rglob("outcome.json"):
+        found[json.loads((path.parent / "spec.json").read_text())["values"]["train.lr"]] = read_outcome(path.parent)
+    assert sorted(found) == [1e-8, 2e-8, 0.03, 0.05, 0.1]
+    good = {lr: outcome for lr, outcome in found.items() if lr > 1e-3}
+    assert all(outcome.status == "finished" and outcome.epoch == 24 for outcome in good.values())
+    for lr in (1e-8, 2e-8):  # they learn nothing, and come after three that do
+        assert found[lr].status == "stopped"
+        assert found[lr].epoch < 24
+        assert found[lr].value < min(outcome.value for outcome in good.values())
+    best = max(good, key=lambda lr: good[lr].value)
+    (final,) = runs_of("final")
+    assert final.params["train.lr"] == str(best)
+    ends = {float(run.params["train.lr"]): run.tags["symcere.ended"] for run in runs_of("trial")}
+    assert ends == {lr: outcome.status for lr, outcome in found.items()}
+
+
+def test_a_random_search_tries_other_points_than_were_given(corpora, ray_here):
+    from symcere.steps import sweep
+
+    file = corpora / "tiny.yaml"
+    text = CHOICES.replace("[0.03, 0.05, 0.1, 1.0e-8, 2.0e-8]", "{loguniform: [1e-4, 0.5]}").replace("24", "4")
+    file.write_text(text + "sampler: {kind: random}\nstopping: {kind: none}\n")
+    result = sweep(file, trials=4, seeds=0)
+    assert result["trials"] == 4
+    (found,) = optuna_studies(corpora)
+    rates = [trial.params["train.lr"] for trial in found.trials]
+    assert rates[0] == Experiment().train.lr or rates[0] == baseline("lightgcn").train.lr
+    assert len(set(rates)) == 4
+    assert all(trial.state.name == "COMPLETE" for trial in found.trials)
+    assert all(outcome["epoch"] == 4 for outcome in outcomes(corpora).values())
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ("{cpu: 3}", "asks for 3 CPU, and Ray's nodes have: 2 CPU"),
+        ("{gpu: 0.1}", r"asks for 1 CPU and 0.1 GPU, and Ray's nodes have: 2 CPU, 0 GPU"),
+        ("{workers: 3}", "asks for 3 workers of 1 CPU each"),
+        ("{workers: 2, gpu: 1}", "asks for 2 workers of 1 CPU and 1 GPU each"),
+    ],
+)
+def test_what_could_never_start_is_an_error_instead_of_a_wait(corpora, ray_here, resources, message):
+    from symcere.steps import sweep
+
+    file = corpora / "tiny.yaml"
+    file.write_text(CHOICES + f"stopping: {{kind: none}}\nresources: {resources}\n")
+    with pytest.raises(UserError, match=message):
+        sweep(file)
+
+
+def test_slips_on_the_command_line_are_named(corpora):
+    from symcere.steps import sweep
+
+    file = write_sweep(corpora)
+    for words, message in (
+        ({"name": "../evil"}, "cannot be called '../evil'"),
+        ({"name": ".."}, "cannot be called"),
+        ({"seeds": -1}, "--seeds"),
+        ({"max_hours": -1.0}, "--max-hours"),
+        ({"max_hours": float("nan")}, "--max-hours"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep(file, **words)
+    odd = corpora / "my sweep.yaml"
+    odd.write_text(file.read_text())
+    with pytest.raises(UserError, match="--name"):
+        sweep(odd)
+    assert not (corpora / "sweeps").exists()
+
+
+def test_one_process_at_a_time_runs_a_sweep(tmp_path):
+    from symcere.steps.sweep import _Lock
+    from symcere.tracking import process
+
+    path = tmp_path / "mine" / "running.json"
+    with _Lock(path.parent):
+        with pytest.raises(UserError, match=f"'mine' is running, in process {os.getpid()}"), _Lock(path.parent):
+            pass
+        assert path.exists()
+    assert not path.exists()
+    for held, age, runs in (
+        ({"host": "other/1", "process": "7@8"}, 1, "in process 7 of other"),  # lives: it touched its lock just now
+        ({"host": "other/1", "process": "7@8"}, 1000, ""),
+        ({"host": process.host(), "process": "7@long ago"}, 1, ""),
+        ("{", 1, "is running"),  # perhaps being written
+        ("{", 1000, ""),
+    ):
+        path.write_text(held if isinstance(held, str) else json.dumps(held))
+        os.utime(path, (time.time() - age,) * 2)
+        if runs:
+            with pytest.raises(UserError, match=runs), _Lock(path.parent):
+                pass
+            path.unlink()
+        else:
+            with _Lock(path.parent):
+                assert json.loads(path.read_text())["process"] == process.identity()
+
+
+def test_a_sweep_without_one_trained_trial_is_an_error(corpora, ray_here):
+    from symcere.steps import sweep
+
+    file = corpora / "tiny.yaml"
+    file.write_text(CHOICES.replace("[0.03, 0.05, 0.1, 1.0e-8, 2.0e-8]", "[1.0e+30]").replace("24", "2"))
+    file.write_text(file.read_text().replace("{model.dim: 8}", "{model.dim: 8, model.normalise: none}"))
+    with pytest.raises(UserError, match=r"No trial of the sweep 'tiny' could be trained\. .*The loss is not finite"):
+        sweep(file)
+    assert {run.status for run in runs_of("trial")} == {"FAILED"}
+
+
 def check_quick(datasets: list[str]) -> None:
     from symcere.steps import sweep
 
@@ -531,10 +661,10 @@ def test_what_is_missing_is_said_before_anything_starts(corpora):
 
 
 @contextlib.contextmanager
-def driver(home: Path, **words) -> Iterator[subprocess.Popen]:
+def driver(home: Path, script: str = DRIVER, **words) -> Iterator[subprocess.Popen]:
     """A process that runs a sweep; with all that it started it is gone when the block ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, json.dumps(words)],
+        [sys.executable, "-c", script, json.dumps(words)],
         env={**os.environ, "SYMCERE_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -638,3 +768,200 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(corpora):
     assert [e["epoch"] for e in after["history"]] == list(range(1, 4001))
     # an epoch that was not done again has the very time that it took
     assert after["history"][0] == before["history"][0]
+
+
+# ---------------------------------------------------------------- several workers, GPUs, nodes
+
+
+@pytest.mark.slow
+def test_trials_of_several_workers_never_wait_for_each_other(corpora):
+    """Four trials of two workers each on three cores, two of them started at once: one has to go first."""
+    file = corpora / "tiny.yaml"
+    file.write_text(
+        CHOICES.replace("[one]", "[one, two]").replace("24", "4").replace(", 1.0e-8, 2.0e-8]", "]")
+        + "stopping: {kind: none}\nresources: {workers: 2}\n"
+    )
+    script = """
+        import sys
+        from symcere.distributed.pool import pool
+        from symcere.steps import sweep as command
+        module = sys.modules["symcere.steps.sweep"]
+        with pool(cpus=3):
+            assert module._together(module.load(FILE), {"CPU": 3.0}) == 1
+            module._together = lambda *_: 2
+            print(command(FILE, trials=2)["trials"])
+    """
+    script = "\n".join(line[8:] for line in script.splitlines()).replace("FILE", repr(str(file)))
+    with driver(corpora, script) as process:
+        printed, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, printed
+        assert printed.splitlines()[-1] == "4"
+    found = outcomes(corpora)
+    assert [outcome["status"] for outcome in found.values()] == ["finished"] * 4
+    assert all([e["epoch"] for e in outcome["history"]] == [1, 2, 3, 4] for outcome in found.values())
+    assert sorted(run.status for run in runs_of("final")) == ["FINISHED"] * 2
+    corpus = Corpus.open(corpora / "corpora" / "one")
+    for name, outcome in found.items():  # and they found what one process finds
+        spec = trials.read_spec(Path(name))
+        if spec.dataset == "one":
+            alone = trials.run(dataclasses.replace(spec, workers=1), corpora / "alone", lambda epoch, value: None)
+            assert outcome["value"] == pytest.approx(alone.value, abs=0.05)
+    assert corpus.name == "one"
+
+
+@pytest.mark.slow
+def test_a_trial_asks_for_its_share_of_a_gpu(corpora):
+    """Of a GPU that Ray was told of; closed forms need none, so that this runs where there is none."""
+    file = corpora / "tiny.yaml"
+    text = (
+        "datasets: [one]\nmethods: {ease: {space: {closed_form.reg: [10, 100]}}}\nseeds: 1\nresources: {gpu: SHARE}\n"
+    )
+    script = """
+        import json, ray
+        from symcere.steps import sweep
+        ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+        before = set()
+        for share in ("0.1", "auto"):
+            path = FILE.replace("tiny", share.replace(".", ""))
+            open(path, "w").write(open(FILE).read().replace("SHARE", share))
+            sweep(path)
+            groups = ray.util.placement_group_table()
+            print(json.dumps([g["bundles"] for n, g in groups.items() if n not in before]))
+            before = set(groups)
+    """
+    file.write_text(text)
+    script = "\n".join(line[8:] for line in script.splitlines()).replace("FILE", repr(str(file)))
+    with driver(corpora, script) as process:
+        printed, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, printed
+    given, estimated = (json.loads(line) for line in printed.splitlines() if line.startswith("["))
+    for groups, share in ((given, 0.1), (estimated, 0.05)):  # auto: a twentieth holds so small a data set
+        assert groups
+        for bundles in groups:
+            assert len(bundles) == 1
+            (bundle,) = bundles.values()
+            assert (bundle["CPU"], bundle["GPU"]) == (1, pytest.approx(share))
+            assert bundle["memory"] > 5e8
+
+
+@contextlib.contextmanager
+def a_cluster(**head) -> Iterator:
+    """A Ray cluster whose nodes are processes of this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **head})
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_no_finished_trial(corpora):
+    from symcere import tracking
+    from symcere.steps import sweep
+
+    file = write_sweep(corpora, epochs=600, trials=3)
+    file.write_text(file.read_text().replace("stopping: {grace: 3, reduction: 2}", "stopping: {kind: none}"))
+    with a_cluster() as cluster:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        cluster.wait_for_nodes()
+        kept: dict[str, dict] = {}
+        under_way: dict[str, dict] = {}
+
+        def lose_one(records) -> None:
+            left = {name: found for name, found in outcomes(corpora).items() if found["status"] == "running"}
+            if not kept and len(ended(corpora)) >= 2 and len(left) == 2:
+                kept.update(ended(corpora))
+                under_way.update(left)
+                cluster.remove_node(nodes[0], allow_graceful=False)
+
+        result = sweep(file, methods=["lightgcn"], seeds=1, address=cluster.address, on_standing=lose_one)
+    assert len(kept) == 2
+    assert result["trials"] == 6
+    assert result["notes"] == []
+    after = ended(corpora)
+    assert all(after[name] == outcome for name, outcome in kept.items())  # not run again
+    assert sum(after[name]["started"] != outcome["started"] for name, outcome in under_way.items()) == 1
+    assert [outcome["status"] for outcome in after.values()] == ["finished"] * 6
+    for outcome in after.values():
+        assert [e["epoch"] for e in outcome["history"]] == list(range(1, 601))
+    runs = tracking.list_runs("tiny")
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert len(runs) == 2 + 6 + 2
+    states = [trial.state.name for found in optuna_studies(corpora) for trial in found.trials]
+    assert states == ["COMPLETE"] * 6
+
+
+@contextlib.contextmanager
+def a_blind_node(address: str, home: Path) -> Iterator[None]:
+    """A node of the cluster for which the home is an empty folder."""
+    own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
+    ray = f"{sys.executable} -m ray.scripts.scripts start --block --num-cpus=1 --address={address}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    node = subprocess.Popen([*own, f"mount -t tmpfs none {home} && exec {ray}"], **quiet)
+    try:
+        yield
+    finally:
+        node.kill()
+        node.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0, reason="another view of the disk needs root")
+def test_a_node_that_does_not_share_the_home_is_named(corpora):
+    import ray
+
+    from symcere.steps import plan, sweep
+
+    file = write_sweep(corpora, epochs=200, trials=4)
+    with a_cluster() as cluster, contextlib.ExitStack() as nodes:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        joined = []
+
+        def join(records) -> None:
+            if ended(corpora) and not joined:
+                joined.append(nodes.enter_context(a_blind_node(cluster.address, corpora)))
+                wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == 3)
+
+        words = {"methods": ["lightgcn"], "seeds": 0, "address": cluster.address}
+        with pytest.raises(UserError, match=r"does not see .*/sweeps/tiny/trials.*resume the sweep"):
+            sweep(file, **words, on_standing=join)
+        kept = ended(corpora)
+        assert kept
+        with pytest.raises(UserError, match=r"has to be on a disk that all nodes share.*does not see it.*SYMCERE_HOME"):
+            sweep(resume="tiny", address=cluster.address)
+        assert any("all nodes share" in missing for missing in plan(file, **words)["missing"])
+        nodes.close()
+        with ray_client(cluster.address):
+            wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == 2)
+        assert sweep(resume="tiny", address=cluster.address)["trials"] == 8
+    assert all(ended(corpora)[name] == outcome for name, outcome in kept.items())
+
+
+@contextlib.contextmanager
+def ray_client(address: str) -> Iterator[None]:
+    from symcere.distributed.pool import pool
+
+    with pool(address):
+        yield
+
+
+@pytest.mark.slow
+def test_a_cluster_that_has_no_node_yet_is_waited_for():
+    """As one that an autoscaler brings when it is asked."""
+    import threading
+
+    from symcere.distributed.pool import pool, room
+
+    with a_cluster() as cluster, pool(cluster.address):
+        with pytest.raises(UserError, match="asks for 1 CPU, and Ray's nodes have: 0 CPU"):
+            room([{"CPU": 1}], seconds=2)
+        threading.Timer(3, cluster.add_node, kwargs={"num_cpus": 2}).start()
+        assert room([{"CPU": 1}, {"CPU": 1, "GPU": 0}], seconds=120)["CPU"] == 2
+        with pytest.raises(UserError, match="2 workers of 2 CPU each"):
+            room([{"CPU": 2}] * 2)

@@ -354,6 +354,20 @@ def test_sums_and_counts_add_up_over_parts_of_the_batch(example, kind, reduction
     assert sum(t.count for t in parts).item() == whole.count.item()
 
 
+def test_with_one_positive_each_the_three_losses_are_one():
+    """Two views of the same nodes: in value and in gradient, whatever the temperature."""
+    left, right = (torch.randn(7, 5, dtype=torch.float64) for _ in range(2))
+    itself = torch.arange(7)
+    found = {}
+    for kind in KINDS:
+        inputs = [F.normalize(x, dim=1).requires_grad_() for x in (left, right)]
+        term = contrastive(inputs[0], inputs[1], inputs[1], kind=kind, scale=1 / 0.1, known=Known(itself, itself))
+        found[kind] = (term.value, *torch.autograd.grad(term.value, inputs))
+    for kind in ("infonce", "supcon"):
+        for ours, theirs in zip(found["sincere"], found[kind], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
 def test_same_node_alignment_is_symmetric_cross_entropy():
     g = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 9, 4, generator=g, dtype=torch.float64)

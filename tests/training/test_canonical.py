@@ -75,6 +75,12 @@ def test_a_setting_without_effect_has_none(corpus, embeddings, settings, without
             {"objective.ranking.reduction": "anchor"},
         ),
         ({**SAME, "objective.same.loss": "sincere"}, {"objective.same.loss": "symcere"}),
+        # a user has several positives: these three are one loss between views of a node alone
+        *(
+            ({f"objective.{term}.weight": 0.5, f"objective.{term}.loss": one}, {f"objective.{term}.loss": other})
+            for term in ("cross", "intra")
+            for one, other in (("infonce", "supcon"), ("supcon", "sincere"), ("sincere", "symcere"))
+        ),
         ({**BPR}, {"objective.ranking.negatives": 3}),
     ],
 )

@@ -65,7 +65,9 @@ COMMANDS = (
             argument("--name", default="", help="store and track it under another name than the file's"),
             argument("--trials", type=count, default=0, metavar="N", help="trials of each method on each data set"),
             argument("--seeds", type=int, default=None, metavar="N", help="seeds of the final models"),
-            argument("--max-hours", type=float, default=0.0, metavar="H", help="end the search in order after so long"),
+            argument(
+                "--max-hours", type=float, metavar="H", help="end the search in order after so long; 0 for no limit"
+            ),
             argument("--datasets", type=words, default=(), metavar="A,B,…", help="other data sets than the file's"),
             argument("--methods", type=words, default=(), metavar="A,B,…", help="only these of its methods"),
             argument(
