@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,19 +66,17 @@ def room(bundles: Sequence[Mapping[str, float]], seconds: float = 0.0) -> dict[s
     end = time.monotonic() + seconds
     wanted = [{kind: amount for kind, amount in bundle.items() if amount} for bundle in bundles]
     if not _fit(wanted) and seconds:
-        from ray.autoscaler.sdk import request_resources
-
         logging.getLogger(__name__).warning(
             "The cluster has no room for %s yet. Waiting up to %.0f minutes for nodes; `ray status` tells about them.",
             _told(wanted),
             seconds / 60,
         )
-        request_resources(bundles=[{kind: math.ceil(amount) for kind, amount in one.items()} for one in wanted])
+        ask_for(wanted)
         try:
             while not _fit(wanted) and time.monotonic() < end:
                 time.sleep(1)
         finally:
-            request_resources(bundles=[])  # idle nodes may end again
+            ask_for([])  # idle nodes may end again
     found = ray.cluster_resources()
     if not _fit(wanted):
         nodes = "; ".join(
@@ -92,6 +89,13 @@ def room(bundles: Sequence[Mapping[str, float]], seconds: float = 0.0) -> dict[s
             "lower `resources` of the sweep."
         )
     return found
+
+
+def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:
+    """Tells an autoscaler, if there is one, what could run at the same time, until it is told something else."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[{kind: float(amount) for kind, amount in one.items() if amount} for one in bundles])
 
 
 def _fit(bundles: Sequence[Mapping[str, float]]) -> bool:

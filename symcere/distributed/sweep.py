@@ -26,7 +26,7 @@ from ray.tune.search import Searcher as TuneSearcher
 
 from symcere.config.sweep import Stopping
 from symcere.distributed import trial as trials
-from symcere.distributed.pool import quiet
+from symcere.distributed.pool import ask_for, quiet
 from symcere.distributed.studies import Standing, Study
 from symcere.distributed.trial import Outcome, Spec, read_outcome, write
 from symcere.errors import UserError
@@ -34,6 +34,8 @@ from symcere.errors import UserError
 VALUE, EPOCH, BLIND = "value", "epoch", "blind"
 RESTARTS = 3
 """Times that a trial whose worker died goes on from its checkpoint, before it counts as failed."""
+MOST = 500
+"""Trials that an autoscaler is told of at most."""
 DIED = f"its worker died {RESTARTS + 1} times, most likely killed for want of memory"
 
 OnEnd = Callable[[Spec, Outcome], None]
@@ -265,6 +267,7 @@ def search(
     memory: Mapping[str, float] | None = None,
     max_hours: float = 0.0,
     at_once: int = 0,
+    grows: bool = False,
     on_end: OnEnd = lambda spec, outcome: None,
     on_change: Callable[[list[Standing]], None] = lambda standings: None,
 ) -> Literal["finished", "time", "stopped"]:
@@ -275,6 +278,8 @@ def search(
         memory: bytes that a trial of each data set reserves; none by default.
         max_hours: ends it in order after so long.
         at_once: trials at the same time at most; 0: what fits.
+        grows: whether an autoscaler may bring nodes. Tune asks it for the room of one trial at a time: here it is told
+            of all that are left.
         on_end: called with every trial that has ended.
         on_change: called with the standing of every study.
 
@@ -285,8 +290,15 @@ def search(
         UserError: a node that does not see the trials' files, or none that runs them.
     """
 
+    told = 0
+
     def changed() -> None:
+        nonlocal told
         on_change([study.standing() for study in studies])
+        left = min(MOST, sum(study.total - len(study.done) for study in studies))
+        if grows and left != told:
+            ask_for([{"CPU": cpu, "GPU": max(study.gpu for study in studies)}] * left)
+            told = left
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         spec = config["spec"]
@@ -299,7 +311,9 @@ def search(
 
     ending = Ending(max_hours)
     changed()
-    with ending.listening():
+    with ending.listening(), contextlib.ExitStack() as after:
+        if grows:
+            after.callback(ask_for, [])
         while any(not study.finished for study in studies):
             before = sum(len(study.done) for study in studies)
             _tune(studies, stopping, resources, ending, at_once, on_end, changed)

@@ -15,7 +15,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,12 +105,12 @@ def sweep(
     declared, plan, name = _begin(file, resume, name, trials, seeds, datasets, methods)
     folder, seeds = home() / "sweeps" / name, plan["seeds"]
     ready = _ready(declared, progress)
-    with _Lock(folder), pool(address) as there, ExitStack() as runs:
+    with _Lock(folder), _resumable(folder), pool(address), ExitStack() as runs:
+        resources = _room(declared, address)
+        check_home(address)
         for path, text in ((folder / "sweep.yaml", declared.text), (folder / "plan.json", json.dumps(plan))):
             with writing(path) as part:
                 part.write_text(text, encoding="utf-8")
-        resources = _room(declared, there, address)
-        check_home(address)
         studies, memory = _studies(declared, ready, folder, resources)
         parents = {one.corpus.name: runs.enter_context(_parent(name, declared, one)) for one in ready}
         with _Recorder(name, declared, ready, parents, studies) as recorder:
@@ -120,6 +120,7 @@ def sweep(
                 cpu=declared.sweep.resources.cpu,
                 memory=memory,
                 at_once=_together(declared, resources),
+                grows=_grows(address) and declared.sweep.resources.workers == 1,
                 max_hours=declared.sweep.max_hours if max_hours is None else max_hours,
                 on_end=recorder.put,
                 on_change=_standing_of(on_standing, studies, resources, declared),
@@ -175,7 +176,13 @@ def _begin(
             raise UserError(f"There is no sweep '{resume}' in {home() / 'sweeps'}. {nearest(resume, known)}")
         if name:
             raise UserError(f"--resume goes on with '{resume}' under its own name: leave --name out.")
-        plan = json.loads((home() / "sweeps" / resume / "plan.json").read_text())
+        try:
+            plan |= json.loads((home() / "sweeps" / resume / "plan.json").read_text())
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"The plan of the sweep '{resume}' cannot be read ({error}). Start it under another name (--name) "
+                f"from {home() / 'sweeps' / resume / 'sweep.yaml'}."
+            ) from None
         declared, name = load(home() / "sweeps" / resume / "sweep.yaml"), resume
     else:
         declared = load(file)
@@ -278,7 +285,12 @@ def one_size(memory: Mapping[str, float], resources: Mapping[str, float], cpu: f
     return dict.fromkeys(memory, largest) if fits else dict(memory)
 
 
-def _room(declared: Declared, there: Mapping[str, float], address: str) -> dict[str, float]:
+def _grows(address: str) -> bool:
+    """Whether Ray is a cluster that may get more nodes."""
+    return bool(address or os.environ.get("RAY_ADDRESS"))
+
+
+def _room(declared: Declared, address: str) -> dict[str, float]:
     """The resources of Ray, once they hold a trial. A cluster may have to grow for it, this machine cannot.
 
     Raises:
@@ -287,7 +299,7 @@ def _room(declared: Declared, there: Mapping[str, float], address: str) -> dict[
     from symcere.distributed.pool import GROWTH, room
 
     asked = declared.sweep.resources
-    seconds = GROWTH if address or os.environ.get("RAY_ADDRESS") else 0.0
+    seconds = GROWTH if _grows(address) else 0.0
     gpu = 0.0 if asked.gpu == "auto" else float(asked.gpu)
     if asked.workers == 1:
         return room([{"CPU": asked.cpu, "GPU": gpu}], seconds)
@@ -315,7 +327,7 @@ def check_home(address: str = "") -> None:
 
     from symcere.distributed.nodes import blind
 
-    if sum(node["Alive"] for node in ray.nodes()) == 1 and not (address or os.environ.get("RAY_ADDRESS")):
+    if sum(node["Alive"] for node in ray.nodes()) == 1 and not _grows(address):
         return
     home().mkdir(parents=True, exist_ok=True)
     found = blind(home())
@@ -389,6 +401,19 @@ class _Lock:
     def __exit__(self, *_: Any) -> None:
         self.over.set()
         self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()  # empty: it never began
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Ctrl-C that ends a sweep at once says how to go on, too."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if str(stop) or not (folder / "plan.json").exists():
+            raise
+        raise Stopped(f"Stopped at once. `symcere sweep --resume {folder.name}` goes on with it.") from None
 
 
 def _standing_of(

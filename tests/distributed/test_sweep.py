@@ -901,7 +901,7 @@ def a_blind_node(address: str, home: Path) -> Iterator[None]:
     """A node of the cluster for which the home is an empty folder."""
     own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
     ray = f"{sys.executable} -m ray.scripts.scripts start --block --num-cpus=1 --address={address}"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
     node = subprocess.Popen([*own, f"mount -t tmpfs none {home} && exec {ray}"], **quiet)
     try:
         yield
@@ -917,7 +917,8 @@ def test_a_node_that_does_not_share_the_home_is_named(corpora):
 
     from symcere.steps import plan, sweep
 
-    file = write_sweep(corpora, epochs=200, trials=4)
+    file = write_sweep(corpora, epochs=2000, trials=3)
+    file.write_text(file.read_text().replace("stopping: {grace: 3, reduction: 2}", "stopping: {kind: none}"))
     with a_cluster() as cluster, contextlib.ExitStack() as nodes:
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
@@ -939,7 +940,7 @@ def test_a_node_that_does_not_share_the_home_is_named(corpora):
         nodes.close()
         with ray_client(cluster.address):
             wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == 2)
-        assert sweep(resume="tiny", address=cluster.address)["trials"] == 8
+        assert sweep(resume="tiny", address=cluster.address)["trials"] == 6
     assert all(ended(corpora)[name] == outcome for name, outcome in kept.items())
 
 
