@@ -14,7 +14,7 @@ import hashlib
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -391,7 +391,9 @@ def _line(text: str, place: Place) -> int:
 
 def _place_in(message: str) -> Place:
     """The dotted place that an error of :func:`build` names."""
-    found = re.search(r"'([\w.\[\]-]+)'", message) or re.match(r"([\w.]+)[: ]", message)
+    begins = re.match(r"(?:\w+: )?([\w.]+)[: ]", message)
+    known = begins is not None and begins[1].partition(".")[0] in {f.name for f in fields(Sweep)}
+    found = begins if known else re.search(r"'([\w.\[\]-]+)'", message)
     return tuple(re.split(r"[.\[\]]+", found[1].rstrip("]"))) if found else ()
 
 

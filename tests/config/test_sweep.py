@@ -162,6 +162,10 @@ WRONG = {
     "a wrong part of a method": ("  lightgcn:\n    space:", "  lightgcn:\n    spaces:", 13, "methods.lightgcn.spaces"),
     "a wrong number": ("datasets: [here, there]", "trials: -1\ndatasets: [here]", 1, "at least 1"),
     "a wrong sampler": ("datasets: [here, there]", "datasets: [here]\nsampler:\n  kind: tpee", 3, "sampler.kind"),
+    "a method that leaves its folder": ("  lightgcn:\n", "  ../../evil:\n", 12, "a name begins with"),
+    "a name that is no folder": ("datasets: [here, there]", "datasets: [here]\nname: ..", 2, "a name begins with"),
+    "more than one GPU": ("datasets: [here, there]", "datasets: [here]\nresources: {gpu: 2}", 2, "at most 1"),
+    "no number of GPUs": ("datasets: [here, there]", "datasets: [here]\nresources: {gpu: .inf}", 2, "resources.gpu"),
     "a grid of a range": ("datasets: [here, there]", "datasets: [here]\nsampler: {kind: grid}", 18, "steps"),
 }
 

@@ -587,7 +587,7 @@ def test_one_process_at_a_time_runs_a_sweep(tmp_path):
         with pytest.raises(UserError, match=f"'mine' is running, in process {os.getpid()}"), _Lock(path.parent):
             pass
         assert path.exists()
-    assert not path.exists()
+    assert not path.parent.exists()  # nothing had begun in it
     for held, age, runs in (
         ({"host": "other/1", "process": "7@8"}, 1, "in process 7 of other"),  # lives: it touched its lock just now
         ({"host": "other/1", "process": "7@8"}, 1000, ""),
@@ -595,6 +595,7 @@ def test_one_process_at_a_time_runs_a_sweep(tmp_path):
         ("{", 1, "is running"),  # perhaps being written
         ("{", 1000, ""),
     ):
+        path.parent.mkdir(exist_ok=True)
         path.write_text(held if isinstance(held, str) else json.dumps(held))
         os.utime(path, (time.time() - age,) * 2)
         if runs:
@@ -955,14 +956,17 @@ def ray_client(address: str) -> Iterator[None]:
 @pytest.mark.slow
 def test_a_cluster_that_has_no_node_yet_is_waited_for():
     """As one that an autoscaler brings when it is asked."""
-    import threading
+    from concurrent.futures import ThreadPoolExecutor
 
     from symcere.distributed.pool import pool, room
 
-    with a_cluster() as cluster, pool(cluster.address):
+    with a_cluster() as cluster, pool(cluster.address), ThreadPoolExecutor() as beside:
         with pytest.raises(UserError, match="asks for 1 CPU, and Ray's nodes have: 0 CPU"):
             room([{"CPU": 1}], seconds=2)
-        threading.Timer(3, cluster.add_node, kwargs={"num_cpus": 2}).start()
-        assert room([{"CPU": 1}, {"CPU": 1, "GPU": 0}], seconds=120)["CPU"] == 2
+        waiting = beside.submit(room, [{"CPU": 1}, {"CPU": 1, "GPU": 0}], seconds=120)
+        time.sleep(2)
+        assert not waiting.done()
+        cluster.add_node(num_cpus=2)
+        assert waiting.result()["CPU"] == 2
         with pytest.raises(UserError, match="2 workers of 2 CPU each"):
             room([{"CPU": 2}] * 2)
