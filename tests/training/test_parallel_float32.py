@@ -105,3 +105,21 @@ def test_the_loss_curve_is_that_of_one_worker(runs, case, size):
     for name, value in one.last.items():
         assert value.dtype == torch.float32
         assert float((many.last[name] - value).norm() / value.norm()) < 1e-4, name
+
+
+def compiled(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/compiled", rank=rank, world_size=2)
+    corpus = Corpus.open(folder / "corpus")
+    reviews = Embeddings(folder, np.load(folder / "reviews.npy"), [("test", 6)], corpus.fingerprint)
+    for case in ("lightgcn", "both"):
+        fit(corpus, reviews, experiment(case).replace({"train.compile": True}), path=folder / f"{case}-compiled.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_compiled_views_give_the_same_curve(runs):
+    mp.spawn(compiled, (runs,), nprocs=2)
+    for case in ("lightgcn", "both"):
+        eager, fast = Checkpoint.load(runs / f"{case}-2.pt"), Checkpoint.load(runs / f"{case}-compiled.pt")
+        np.testing.assert_allclose(curve(fast), curve(eager), rtol=1e-5)
