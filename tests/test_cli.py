@@ -23,6 +23,7 @@ from symcere.cli import main, settings
 from symcere.cli.commands import COMMANDS, EVERY_PART
 from symcere.cli.frame import Command, argument, parse
 from symcere.config import Experiment
+from symcere.config.baselines import baseline
 from symcere.config.fields import leaves
 from symcere.errors import UserError
 
@@ -201,6 +202,16 @@ def test_an_experiment_file_and_flags_over_it(calls, tmp_path):
     assert (prepare[1][0], prepare[2]["settings"]) == ("shop", {"core": "5"})
     assert (other[1][0], other[2]["settings"]) == ("other", {"core": 3})
     assert evaluate[2]["settings"] == {}
+
+
+def test_a_run_is_called_by_the_method_of_its_file(calls, tmp_path):
+    lightgcn = baseline("lightgcn", {"data.dataset": "shop", "train.seed": 3, "evaluate.ks": "5"})
+    for name, experiment in (("a", lightgcn), ("my own", lightgcn.replace({"model.layers": 7}))):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(experiment.to_yaml())
+        assert main(["train", "--config", str(file)]) == 0
+    assert main(["train", "shop"]) == 0
+    assert [call[2]["method"] for call in calls] == ["lightgcn", "my-own", ""]
 
 
 def test_a_stored_experiment_repeats_its_run(calls, tmp_path):

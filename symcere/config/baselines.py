@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from symcere.config.experiment import Experiment
+from symcere.config.canonical import canonical
+from symcere.config.experiment import Data, Evaluate, Experiment
 from symcere.config.fields import build, merge, read_yaml
 from symcere.errors import UserError, nearest
 
@@ -29,3 +31,13 @@ def baseline(name: str, *layers: Mapping[str, Any]) -> Experiment:
         raise UserError(f"Unknown baseline '{name}'. {nearest(name, known)} `symcere baselines` lists them.")
     settings = {k: v for k, v in known[name].items() if k != "about"}
     return build(Experiment, merge(settings, *layers))
+
+
+def named(experiment: Experiment) -> str:
+    """The method that trains the same model, whatever the data, the seed and what is evaluated; "" if there is none."""
+
+    def model(e: Experiment) -> Experiment:
+        return replace(canonical(e.replace({"train.seed": 0})), data=Data(), evaluate=Evaluate())
+
+    wanted = model(experiment)
+    return next((name for name in baselines() if model(baseline(name)) == wanted), "")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from symcere.config import Data, Experiment
-from symcere.config.baselines import DEFAULT, baseline
+from symcere.config.baselines import DEFAULT, baseline, named
 from symcere.config.baselines import baselines as known_baselines
 from symcere.config.fields import build, flatten, merge
 from symcere.data.corpus import Corpus
@@ -106,7 +106,7 @@ def train(
         dataset: may be left out with ``resume``.
         experiment: the whole experiment; its ``data`` part is replaced by the corpus' own.
         settings: dotted settings laid over it, ``{"objective.ranking.temperature": 0.3}``.
-        method: a named baseline instead of ``experiment``.
+        method: a named baseline instead of ``experiment``; beside one, what to call it where it is none of them.
         name: stem of the run's name, by default ``<data set>-<method>``.
         resume: a run that was interrupted; it goes on with the numbers of an uninterrupted one, by its own experiment
             where none is given.
@@ -136,7 +136,7 @@ def train(
     if state is not None:  # before there is a run that could only fail
         state.check_corpus(corpus.name, corpus.fingerprint)
     whole = experiment_for(corpus, experiment, settings, method)
-    method = method or (DEFAULT if experiment is None else "custom")
+    method = method or (DEFAULT if experiment is None else named(experiment) or "custom")
     identity = {"symcere.experiment": experiment_hash(whole), "symcere.corpus": corpus.fingerprint}
     group = group or corpus.name
     if reuse and (found := _finished_run(group, corpus.name, identity)):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from symcere.config import Encoder, Experiment
-from symcere.config.baselines import baseline, baselines
+from symcere.config.baselines import baseline, baselines, named
 from symcere.config.fields import build, json_schema, leaves, to_dict
 from symcere.errors import UserError
 
@@ -108,6 +108,13 @@ def test_every_baseline_is_an_experiment():
     assert len(different) == len(baselines())
     for settings in baselines().values():
         assert settings["about"]
+
+
+def test_an_experiment_is_known_by_what_it_trains():
+    for name in baselines():
+        assert named(baseline(name, {"train.seed": 5, "data.core": 3, "evaluate.ks": "7"})) == name
+    assert named(baseline("ease", {"model.dim": 3})) == "ease", "a closed form has no columns"
+    assert named(baseline("lightgcn", {"model.dim": 3})) == ""
 
 
 def test_an_unknown_baseline_names_the_nearest():

@@ -13,17 +13,24 @@ from symcere.errors import UserError
 def train(args: Namespace) -> Any:
     from symcere import steps
     from symcere.config import Experiment
+    from symcere.config.baselines import named
 
     settings = settings_of(args, "data")
     dataset = (args.dataset or "") if args.resume and not args.config else dataset_of(args)
     if args.config and args.baseline:
         raise UserError("--config and --baseline each give a whole experiment: name one of them.")
+    experiment = Experiment.load(args.config) if args.config else None
+    method = args.baseline
+    if experiment is not None:
+        method = named(experiment) or "-".join(Path(args.config).stem.split())
     with console.progress("train") as progress:
         return steps.train(
             dataset,
-            experiment=Experiment.load(args.config) if args.config else None,
+            experiment=experiment,
             settings=settings,
-            method=args.baseline,
+            method=args.baseline
+            if experiment is None
+            else named(experiment) or "-".join(Path(args.config).stem.split()),
             name=args.name,
             resume=args.resume,
             workers=args.workers,
