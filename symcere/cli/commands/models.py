@@ -28,9 +28,7 @@ def train(args: Namespace) -> Any:
             dataset,
             experiment=experiment,
             settings=settings,
-            method=args.baseline
-            if experiment is None
-            else named(experiment) or "-".join(Path(args.config).stem.split()),
+            method=method,
             name=args.name,
             resume=args.resume,
             workers=args.workers,
