@@ -31,7 +31,7 @@ from symcere.distributed.studies import Standing, Study
 from symcere.distributed.trial import Outcome, Spec, read_outcome, write
 from symcere.errors import UserError
 
-VALUE, EPOCH, BLIND = "value", "epoch", "blind"
+VALUE, EPOCH, TROUBLE = "value", "epoch", "trouble"
 RESTARTS = 3
 """Times that a trial whose worker died goes on from its checkpoint, before it counts as failed."""
 MOST = 500
@@ -49,7 +49,7 @@ class Searcher(TuneSearcher):
         decided: whether the scheduler, and nothing else, has ended a trial (by its id).
         on_end: called with every trial that ended.
         on_change: called when the standing of a study has changed.
-        on_blind: called with the name of a node that does not see a trial's files.
+        on_trouble: called with what would keep other trials from running, too.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Searcher(TuneSearcher):
         decided: Callable[[str], bool] = lambda name: False,
         on_end: OnEnd = lambda spec, outcome: None,
         on_change: Callable[[], None] = lambda: None,
-        on_blind: Callable[[str], None] = lambda node: None,
+        on_trouble: Callable[[str], None] = lambda trouble: None,
     ):
         super().__init__(metric=VALUE, mode="max")
         self.studies, self.decided = studies, decided
-        self.on_end, self.on_change, self.on_blind = on_end, on_change, on_blind
+        self.on_end, self.on_change, self.on_trouble = on_end, on_change, on_trouble
         self._specs: dict[str, Spec] = {}  # by Tune's id
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,8 +90,8 @@ class Searcher(TuneSearcher):
             return
         study = self.studies[spec.study]
         folder = study.folder / spec.id
-        if result and result.get(BLIND):
-            self.on_blind(result[BLIND])
+        if result and result.get(TROUBLE):
+            self.on_trouble(result[TROUBLE])
         outcome = read_outcome(folder) or Outcome(started=time.time(), ended=time.time())
         if not outcome.done and (error or self.decided(spec.id)):
             outcome.status = "failed" if error else "stopped"
@@ -203,7 +203,7 @@ class Ending(Stopper):
 
     def __init__(self, max_hours: float):
         self.asked = False
-        self.blind = ""  # a node on which no trial can run
+        self.trouble = ""
         self.deadline = time.monotonic() + max_hours * 3600 if max_hours else float("inf")
 
     def __deepcopy__(self, memo: Any) -> "Ending":
@@ -213,11 +213,11 @@ class Ending(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self.asked or bool(self.blind) or time.monotonic() >= self.deadline
+        return self.asked or bool(self.trouble) or time.monotonic() >= self.deadline
 
-    def see(self, node: str) -> None:
-        """Ends it: the node does not see the trials' files, and would take one after the other."""
-        self.blind = node
+    def meet(self, trouble: str) -> None:
+        """Ends it: other trials would meet the same."""
+        self.trouble = trouble
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -252,11 +252,23 @@ def _trial(config: dict[str, Any]) -> None:
         tune.report({EPOCH: epoch, VALUE: value})
 
     spec, folder = Spec(**config["spec"]), Path(config["folder"])
-    if not trials.visible(spec, folder):
-        tune.report({EPOCH: 0, VALUE: -1.0, BLIND: socket.gethostname(), "done": True})
-        return
-    outcome = trials.run(spec, folder, report)
-    tune.report({EPOCH: outcome.epoch, VALUE: -1.0 if outcome.value is None else outcome.value, "done": True})
+    trouble = ""
+    try:
+        if trials.visible(spec, folder):
+            outcome = trials.run(spec, folder, report)
+        else:
+            trouble = (
+                f"The node {socket.gethostname()} does not see {folder}, where the trial keeps its files: it came "
+                "without the disk that the others share. Mount it there, or remove the node"
+            )
+    except Exception as error:
+        if not trials.of_the_disk(error):
+            raise
+        trouble = f"A trial on the node {socket.gethostname()} cannot write {folder}: {error}. Make room"
+    if trouble:
+        tune.report({EPOCH: 0, VALUE: -1.0, TROUBLE: trouble, "done": True})
+    else:
+        tune.report({EPOCH: outcome.epoch, VALUE: -1.0 if outcome.value is None else outcome.value, "done": True})
 
 
 def search(
@@ -326,11 +338,8 @@ def search(
                     else:
                         study.drop(name)
             changed()
-            if ending.blind:
-                raise UserError(
-                    f"The node {ending.blind} does not see {studies[0].folder}, where trials keep their files: it came "
-                    "without the disk that the others share. Mount it there, or remove the node, and resume the sweep."
-                )
+            if ending.trouble:
+                raise UserError(f"{ending.trouble}, and go on with `symcere sweep --resume`. Nothing is lost.")
             if ending.stop_all():
                 return "stopped" if ending.asked else "time"
             if sum(len(study.done) for study in studies) == before:
@@ -349,7 +358,7 @@ def _tune(
 ) -> None:
     """One run of Tune over all that is left."""
     scheduler = Scheduler(studies, stopping)
-    searcher = Searcher({study.name: study for study in studies}, scheduler.decided, on_end, changed, ending.see)
+    searcher = Searcher({study.name: study for study in studies}, scheduler.decided, on_end, changed, ending.meet)
     with tempfile.TemporaryDirectory(prefix="symcere-tune-") as scratch, _quiet_tune():
         tune.Tuner(
             tune.with_resources(_trial, resources),

@@ -7,6 +7,7 @@ trials/hotels/symcere/0007/
 """
 
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -23,6 +24,7 @@ from symcere.errors import UserError
 from symcere.memory import return_freed_memory
 from symcere.text import Embeddings
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO)
 REPORT_EVERY = 1.0
 """Seconds between reports, beside those that a decision about the trial waits for."""
 
@@ -96,8 +98,12 @@ def write(path: Path, value: Spec | Outcome) -> None:
     """As JSON, whole or not at all. Not flushed to the disk: that outlives a killed process, and is quick."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(dataclasses.asdict(value)))
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(dataclasses.asdict(value)))
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_spec(folder: Path) -> Spec | None:
@@ -150,6 +156,9 @@ def run(spec: Spec, folder: Path, report: Callable[[int, float], None]) -> Outco
 
     Returns:
         the outcome: ``finished``, or ``failed`` with the reason; an error of one trial is not raised.
+
+    Raises:
+        OSError, UserError: a full disk, or one that is gone; the next trial would meet it, too.
     """
     record = _Record(folder, sorted(spec.milestones), report)
     outcome = record.outcome
@@ -157,6 +166,8 @@ def run(spec: Spec, folder: Path, report: Callable[[int, float], None]) -> Outco
         _train(spec, folder / "checkpoint.pt", record)
         outcome.status = "finished"
     except Exception as error:
+        if of_the_disk(error):
+            raise
         outcome.status, outcome.reason = "failed", _reason(error)
     finally:
         return_freed_memory()  # what the largest trial took would else stay with this process
@@ -251,6 +262,16 @@ def _train(spec: Spec, path: Path, record: _Record) -> None:
         record.add({"epoch": 1, f"val_ndcg_at_{k}": value, "epoch_seconds": time.perf_counter() - record.begun})
     if record.outcome.value is None:
         raise UserError("No epoch was evaluated: train.epochs is 0, or no user has a validation item.")
+
+
+def of_the_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, says that the disk is full, read-only or gone."""
+    while error is not None:
+        # PyTorch's writer of checkpoints has an error of its own for a file that did not take all.
+        if (isinstance(error, OSError) and error.errno in _DISK) or "inline_container.cc" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _reason(error: BaseException) -> str:

@@ -359,6 +359,24 @@ def test_a_failing_trial_says_why_and_raises_nothing(tmp_path):
     assert trials.run(spec, tmp_path / "u", lambda epoch, value: None).status == "failed"
 
 
+def test_a_full_disk_is_no_fault_of_the_trial(tmp_path, monkeypatch):
+    import errno
+
+    corpus = make_corpus(tmp_path / "corpus", "tiny", 0)
+    spec = trial_of(tmp_path, corpus, **{"train.epochs": 3})
+
+    def full(*_: object, **__: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise UserError("Cannot write") from error
+
+    monkeypatch.setattr("symcere.training.fit", full)
+    with pytest.raises(UserError, match="Cannot write"):
+        trials.run(spec, tmp_path / "t", lambda epoch, value: None)
+    assert read_outcome(tmp_path / "t") is None  # it is still to be done
+
+
 def test_a_closed_form_is_judged_on_validation(tmp_path):
     from symcere.evaluation import Evaluator
 
@@ -931,7 +949,7 @@ def test_a_node_that_does_not_share_the_home_is_named(corpora):
                 wait_for(lambda: sum(node["Alive"] for node in ray.nodes()) == 3)
 
         words = {"methods": ["lightgcn"], "seeds": 0, "address": cluster.address}
-        with pytest.raises(UserError, match=r"does not see .*/sweeps/tiny/trials.*resume the sweep"):
+        with pytest.raises(UserError, match=r"does not see .*/sweeps/tiny/trials.*--resume"):
             sweep(file, **words, on_standing=join)
         kept = ended(corpora)
         assert kept
