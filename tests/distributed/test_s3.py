@@ -112,6 +112,17 @@ def test_a_file_is_there_whole_or_not_at_all(bucket):
     assert keys(bucket) == []
 
 
+def test_nodes_see_what_others_wrote(bucket):
+    from symcere.distributed.nodes import write_to
+
+    folder = storage.within(bucket, ".doctor")
+    assert write_to(folder, "node-0") == ""
+    assert write_to(folder, "node-1", ["node-0"]) == ""
+    assert "not shared" in write_to(storage.within(bucket, "elsewhere"), "node-2", ["node-0"])
+    storage.remove(folder)
+    assert keys(bucket) == ["elsewhere/node-2"]
+
+
 def test_an_endpoint_in_the_address_stays_behind_the_path(server, anyone, tmp_path):
     folder = f"s3://bucket/{tmp_path.name}/?endpoint_override={server}&scheme=http"
     file = storage.within(folder, "run", "file")

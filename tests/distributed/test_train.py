@@ -196,6 +196,36 @@ def test_what_a_killed_driver_left_is_gone_on_with(home):
     assert_same(fit_here(corpus, None, whole, path=home / "alone.pt").checkpoint, Checkpoint.load(run.path))
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_all_of_it(home):
+    """As a terminal sends it: to the command and to whatever it started."""
+    from symcere import tracking
+
+    make(home / "corpora", "tiny")
+    command = [sys.executable, "-m", "symcere.cli", "train", "tiny", "--baseline", "lightgcn", "--workers", "2"]
+    settings = ["--train.epochs", "1000000", "--train.patience", "1000000", "--storage", str(home / "storage")]
+    driver = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 400
+    while not (found := list((home / "storage").glob("*/checkpoint.pt"))):
+        assert driver.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    workers = workers_of(driver.pid)
+    os.killpg(driver.pid, signal.SIGINT)
+    _, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert err.endswith("Interrupted; nothing half-written was kept.\n")
+    assert "Traceback" not in err
+    assert len(workers) == 2
+    for pid in workers:
+        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    assert Checkpoint.load(found[0]).epoch > 0
+    assert [run.status for run in tracking.list_runs("tiny")] == ["KILLED"]
+    assert [p.name for p in found[0].parent.iterdir()] == ["checkpoint.pt"]
+
+
 def test_a_node_without_the_corpus_fetches_it_from_the_desk(tmp_path, monkeypatch):
     """A folder that is not there is copied under a name that says what it holds; one that is there is used."""
     corpus, _ = make(tmp_path)
