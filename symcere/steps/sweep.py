@@ -108,6 +108,8 @@ def sweep(
     with _Lock(folder), _resumable(folder), pool(address), ExitStack() as runs:
         resources = _room(declared, address)
         check_home(address)
+        if not resume:
+            _check_unused(name)
         for path, text in ((folder / "sweep.yaml", declared.text), (folder / "plan.json", json.dumps(plan))):
             with writing(path) as part:
                 part.write_text(text, encoding="utf-8")
@@ -199,6 +201,17 @@ def _begin(
     if seeds is not None or plan["seeds"] is None:
         plan["seeds"] = declared.sweep.seeds if seeds is None else seeds
     return declared.only(plan["methods"], plan["datasets"], plan["trials"]), plan, name
+
+
+def _check_unused(name: str) -> None:
+    """A sweep whose folder was removed may still stand in MLflow, and a report would count its trials, too."""
+    from symcere import tracking
+
+    if any(run.tags.get(SWEEP) == name and run.tags.get(ROLE) != "dataset" for run in tracking.list_runs(name)):
+        raise UserError(
+            f"MLflow holds trials of an earlier sweep '{name}', whose folder is gone: a report would mix them with the "
+            "new ones. --name starts this one under another name."
+        )
 
 
 def _ready(declared: Declared, progress: Progress) -> list[Ready]:

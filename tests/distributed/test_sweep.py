@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -504,6 +505,10 @@ def test_a_whole_sweep_over_two_data_sets(corpora, ray_here):
     assert again["table"] == result["table"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     check_records()
+    shutil.rmtree(corpora / "sweeps" / "tiny")
+    with pytest.raises(UserError, match=r"earlier sweep 'tiny'.*--name"):
+        sweep(file)
+    assert not (corpora / "sweeps" / "tiny").exists()
 
 
 CHOICES = """\
