@@ -12,6 +12,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Literal
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from ray.tune import Stopper
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher as TuneSearcher
@@ -93,11 +95,11 @@ class Searcher(TuneSearcher):
         if result and result.get(TROUBLE):
             self.on_trouble(result[TROUBLE])
         outcome = read_outcome(folder) or Outcome(started=time.time(), ended=time.time())
-        if not outcome.done and (error or self.decided(spec.id)):
-            outcome.status = "failed" if error else "stopped"
-            outcome.reason = DIED if error else ""
-            write(folder / "outcome.json", outcome)
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
+        if not outcome.done and error:
+            outcome = died(folder, outcome)
+        elif not outcome.done and self.decided(spec.id):
+            outcome.status = "stopped"
+            end(folder, outcome)
         if outcome.done:
             study.end(spec.id, outcome)
             self.on_end(spec, outcome)
@@ -110,6 +112,20 @@ class Searcher(TuneSearcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing."""
+
+
+def died(folder: Path, outcome: Outcome | None) -> Outcome:
+    """The outcome of a trial whose worker died too often, stored; with the figures it had."""
+    outcome = outcome or Outcome(started=time.time(), ended=time.time())
+    if not outcome.done:
+        outcome.status, outcome.reason = "failed", DIED
+        end(folder, outcome)
+    return outcome
+
+
+def end(folder: Path, outcome: Outcome) -> None:
+    write(folder / "outcome.json", outcome)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -321,17 +337,20 @@ def search(
             bundle = {"memory": max(bundle["memory"], 1e6)}
         return tune.PlacementGroupFactory([{k: v for k, v in bundle.items() if v}])
 
-    ending = Ending(max_hours)
+    ending, killed = Ending(max_hours), Counter[str]()
     changed()
     with ending.listening(), contextlib.ExitStack() as after:
         if grows:
             after.callback(ask_for, [])
         while any(not study.finished for study in studies):
             before = sum(len(study.done) for study in studies)
-            _tune(studies, stopping, resources, ending, at_once, on_end, changed)
+            short = _tune(studies, stopping, resources, ending, at_once, on_end, changed)
             for study in studies:
                 for name in list(study.running):  # Tune says nothing of a trial that it ends itself, or loses
                     outcome = read_outcome(study.folder / name)
+                    killed[name] += short
+                    if killed[name] > RESTARTS:
+                        outcome = died(study.folder / name, outcome)
                     if outcome is not None and outcome.done:
                         study.end(name, outcome)
                         on_end(study.specs[name], outcome)
@@ -342,7 +361,7 @@ def search(
                 raise UserError(f"{ending.trouble}, and go on with `symcere sweep --resume`. Nothing is lost.")
             if ending.stop_all():
                 return "stopped" if ending.asked else "time"
-            if sum(len(study.done) for study in studies) == before:
+            if not short and sum(len(study.done) for study in studies) == before:
                 raise UserError("No trial can be started or ended: Ray has lost its workers. Look at `ray status`.")
     return "finished"
 
@@ -355,12 +374,17 @@ def _tune(
     at_once: int,
     on_end: OnEnd,
     changed: Callable[[], None],
-) -> None:
-    """One run of Tune over all that is left."""
+) -> bool:
+    """One run of Tune over all that is left.
+
+    Returns:
+        whether Ray ended it by killing workers, for want of memory on their node. Tune, which takes up again what a
+        dead worker leaves, takes this for an error of its own.
+    """
     scheduler = Scheduler(studies, stopping)
     searcher = Searcher({study.name: study for study in studies}, scheduler.decided, on_end, changed, ending.meet)
     with tempfile.TemporaryDirectory(prefix="symcere-tune-") as scratch, _quiet_tune():
-        tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(_trial, resources),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -376,7 +400,14 @@ def _tune(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, OutOfMemoryError):
+                raise
+            return True
+        return False
 
 
 def each(

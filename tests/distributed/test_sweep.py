@@ -253,6 +253,7 @@ def test_a_trial_that_tune_loses_is_run_again(tmp_path, monkeypatch):
                     write(one.folder / spec.id / "outcome.json", done(0.4))
                 continue
             finish(one, spec, 0.1)
+        return False
 
     monkeypatch.setattr(module, "_tune", tune)
     ended = []
@@ -264,9 +265,45 @@ def test_a_trial_that_tune_loses_is_run_again(tmp_path, monkeypatch):
     assert one.best()[0].number == 4
 
     stuck = study(tmp_path, "stuck")
-    monkeypatch.setattr(module, "_tune", lambda *_: None)
+    monkeypatch.setattr(module, "_tune", lambda *_: False)
     with pytest.raises(UserError, match="ray status"):
         module.search([stuck], Stopping())
+
+
+def test_a_trial_that_ray_kills_for_want_of_memory_is_run_again_and_fails_at_last(tmp_path, monkeypatch):
+    """Ray's own killing ends Tune, and not the sweep."""
+    import symcere.distributed.sweep as module
+
+    one, tried = study(tmp_path), []
+
+    class Tuner:
+        """Trial 2 is too large: Ray kills its worker, at every attempt."""
+
+        def __init__(self, *_, **__):
+            pass
+
+        def fit(self):
+            while (spec := one.next()) is not None:
+                if spec.number == 2:
+                    tried.append(spec.id)
+                    raise RuntimeError("Caught unexpected exception") from module.OutOfMemoryError("too much")
+                finish(one, spec, 0.1)
+
+    monkeypatch.setattr(module.tune, "Tuner", Tuner)
+    ended = []
+    assert module.search([one], Stopping(), on_end=lambda spec, outcome: ended.append(outcome)) == "finished"
+    assert len(tried) == module.RESTARTS + 1
+    assert len(set(tried)) == 1
+    assert [o.status for o in ended] == ["failed"]
+    assert "want of memory" in read_outcome(one.folder / tried[0]).reason
+    assert len(one.done) == 6
+
+    def broken(self):
+        raise RuntimeError("an error of ours")
+
+    monkeypatch.setattr(Tuner, "fit", broken)
+    with pytest.raises(RuntimeError, match="of ours"):
+        module.search([study(tmp_path, "other")], Stopping())
 
 
 def reported(scheduler, dataset: str, name: str, epoch: int, value: float) -> str:
