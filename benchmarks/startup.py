@@ -1,4 +1,4 @@
-"""How long until something happens: `symcere --help`, and the first training step, beside RecBole and LightGCN-PyTorch.
+"""How long until something happens: `symcere --help` beside bare Python, and the first training step beside peers'.
 
     python benchmarks/startup.py [--quick] [--rounds 5] [--json] [--home HOME] [--peer lightgcn-pytorch=FOLDER]
 
@@ -114,7 +114,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary) / "home"
         ours = HERE | {"SYMCERE_HOME": str(home)}
-        found = measure({"symcere --help": ([sys.executable, "-m", "symcere.cli", "--help"], ours)}, rounds)
+        helps = {"symcere": ([sys.executable, "-m", "symcere.cli", "--help"], ours)}
+        found = measure(helps | {"python -c pass": ([sys.executable, "-c", "pass"], {})}, 5 * rounds)
         rows += [{"data": "", "what": "--help", "peer": name, **of} for name, of in found.items()]
         cases = corpora(args.home)
         for name in cases:
