@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
 
     glibc gives every freed block above 32 MB, and the free end of its heap, back to the system at once. A step of
     training makes and frees tables of that size a dozen times, and the system hands each page out again, zeroed, with
-    a fault: up to two fifths of the step's time. Has no effect on memory of GPUs.
+    a fault: up to two fifths of a step were measured, on a virtual machine. Has no effect on memory of GPUs.
 
     Returns:
         whether the C library took it; it knows nothing of it on macOS and Windows, or with musl.

@@ -12,7 +12,7 @@ def markdown(document: Document, figures: str = "figures") -> str:
         figures: folder of the pictures, beside the file.
     """
     parts = [f"# {document.title}", document.subtitle, *document.lead]
-    parts.append(" · ".join(f"{value} {name}" for name, value in document.facts.items()))
+    parts.append(" · ".join(f"{name}: {value}" for name, value in document.facts.items()))
     if document.gaps:
         parts += ["**Read this first**", "\n".join(f"- {gap}" for gap in document.gaps)]
     for section in document.sections:
