@@ -13,12 +13,17 @@ GROWTH = 1800.0
 """Seconds that a cluster gets to bring a node: a machine of a cloud, and its set-up."""
 
 
+def ray_address(address: str = "") -> str:
+    """The address of the cluster to run in, by default ``RAY_ADDRESS``, which is set in a job; "" for this machine."""
+    return address or os.environ.get("RAY_ADDRESS", "")
+
+
 @contextlib.contextmanager
 def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
     """A Ray to run in: the one that is running already, the cluster at ``address``, or one of this machine alone.
 
     Args:
-        address: by default ``RAY_ADDRESS``, which is set in a job of a cluster.
+        address: see :func:`ray_address`.
         cpus: of a Ray of this machine alone; 0 for as many as there are.
 
     Yields:
@@ -29,7 +34,7 @@ def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
     """
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS", "")
+    address = ray_address(address)
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -144,6 +149,7 @@ def check(there: dict[str, float], wanted: dict[str, float], address: str) -> No
     Args:
         there: its resources, as :func:`pool` tells them.
         wanted: ``{"CPU": workers, "GPU": …}``.
+        address: see :func:`ray_address`.
 
     Raises:
         UserError: this machine alone has not the GPUs.
@@ -152,7 +158,7 @@ def check(there: dict[str, float], wanted: dict[str, float], address: str) -> No
         found = there.get(kind, 0)
         if found >= count:
             continue
-        if not address and kind == "GPU":
+        if not ray_address(address) and kind == "GPU":
             raise UserError(f"{count:g} GPUs are asked for, and this machine has {found:g}: use fewer, or --address.")
         logging.getLogger(__name__).warning(
             "Waiting for %g %ss, of which the cluster has %g now. If nothing can add to it, use fewer workers.",
@@ -165,7 +171,7 @@ def check(there: dict[str, float], wanted: dict[str, float], address: str) -> No
 def cores(workers: int, address: str) -> None:
     """Says where more workers than cores are asked of this machine: correct, and no faster."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not (address or os.environ.get("RAY_ADDRESS")) and workers > here:
+    if not ray_address(address) and workers > here:
         logging.getLogger(__name__).warning(
             "%d workers share the %d cores of this machine: that many are slower than %d.", workers, here, here
         )

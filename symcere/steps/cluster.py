@@ -111,7 +111,9 @@ def doctor(
         experiment: whose encoders should be there, by default the default one.
         tracking: the MLflow store, by default that of the environment.
     """
-    address = address or os.environ.get("RAY_ADDRESS", "")
+    from symcere.distributed.pool import ray_address
+
+    address = ray_address(address)
     checks = [
         _guarded("packages", _packages),
         _guarded("GPUs", _gpus),

@@ -106,12 +106,13 @@ def plan(
     """
     import torch
 
+    from symcere.distributed.pool import pool, ray_address
+
     declared = load(file).only(methods, datasets, trials)
     sweep = declared.sweep
     resources: dict[str, float] = {"CPU": float(os.cpu_count() or 1)}
     missing: list[str] = []
-    if address:
-        from symcere.distributed.pool import pool
+    if address := ray_address(address):
         from symcere.steps.sweep import check_home
 
         with pool(address) as found:

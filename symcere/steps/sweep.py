@@ -85,7 +85,7 @@ def sweep(
         resume: name of one that was begun; finished trials stay, unfinished ones go on from their checkpoints.
         name: store it under another name than the file's.
         trials, seeds, max_hours, datasets, methods: other than the file says. ``max_hours`` 0 is no limit.
-        address: of a Ray cluster; by default this machine.
+        address: of a Ray cluster, by default ``RAY_ADDRESS``; without either this machine.
         on_standing: called with a record of each study when something has changed.
 
     Returns:
@@ -98,8 +98,9 @@ def sweep(
     """
     from symcere import tracking
     from symcere.distributed import sweep as distributed
-    from symcere.distributed.pool import pool
+    from symcere.distributed.pool import pool, ray_address
 
+    address = ray_address(address)
     if max_hours is not None and not 0 <= max_hours < float("inf"):
         raise UserError(f"--max-hours is a number of hours, 0 for no limit, not {max_hours:g}.")
     declared, plan, name = _begin(file, resume, name, trials, seeds, datasets, methods)
@@ -122,7 +123,7 @@ def sweep(
                 cpu=declared.sweep.resources.cpu,
                 memory=memory,
                 at_once=_together(declared, resources),
-                grows=_grows(address) and declared.sweep.resources.workers == 1,
+                grows=bool(address) and declared.sweep.resources.workers == 1,
                 max_hours=declared.sweep.max_hours if max_hours is None else max_hours,
                 on_end=recorder.put,
                 on_change=_standing_of(on_standing, studies, resources, declared),
@@ -298,11 +299,6 @@ def one_size(memory: Mapping[str, float], resources: Mapping[str, float], cpu: f
     return dict.fromkeys(memory, largest) if fits else dict(memory)
 
 
-def _grows(address: str) -> bool:
-    """Whether Ray is a cluster that may get more nodes."""
-    return bool(address or os.environ.get("RAY_ADDRESS"))
-
-
 def _room(declared: Declared, address: str) -> dict[str, float]:
     """The resources of Ray, once they hold a trial. A cluster may have to grow for it, this machine cannot.
 
@@ -312,7 +308,7 @@ def _room(declared: Declared, address: str) -> dict[str, float]:
     from symcere.distributed.pool import GROWTH, room
 
     asked = declared.sweep.resources
-    seconds = GROWTH if _grows(address) else 0.0
+    seconds = GROWTH if address else 0.0
     gpu = 0.0 if asked.gpu == "auto" else float(asked.gpu)
     if asked.workers == 1:
         return room([{"CPU": asked.cpu, "GPU": gpu}], seconds)
@@ -333,6 +329,9 @@ def _together(declared: Declared, resources: Mapping[str, float]) -> int:
 def check_home(address: str = "") -> None:
     """Asks the nodes of the Ray that is running, if there is more than this machine, whether they share the home.
 
+    Args:
+        address: of a cluster, which may have no node but others; "" for a Ray of this machine.
+
     Raises:
         UserError: those that do not.
     """
@@ -340,7 +339,7 @@ def check_home(address: str = "") -> None:
 
     from symcere.distributed.nodes import blind
 
-    if sum(node["Alive"] for node in ray.nodes()) == 1 and not _grows(address):
+    if sum(node["Alive"] for node in ray.nodes()) == 1 and not address:
         return
     home().mkdir(parents=True, exist_ok=True)
     found = blind(home())

@@ -12,6 +12,7 @@ import pytest
 from symcere.config import Encoder, Text
 from symcere.data.corpus import Corpus, Entries
 from symcere.distributed.encode import embed
+from symcere.distributed.pool import check
 from symcere.errors import UserError
 from symcere.text import embed as embed_here
 from symcere.text.encoder import make_encoder
@@ -121,6 +122,13 @@ def test_gpus_that_are_not_there(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(UserError, match=r"1 GPUs are asked for, and this machine has 0: use fewer, or --address"):
         embed(corpus, LSA, tmp_path / "many", workers=2, gpus_per_worker=1)
+
+
+def test_a_job_of_a_cluster_waits_for_gpus(monkeypatch, caplog):
+    """Its command is given no address: Ray sets one in the environment."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check({"CPU": 8.0}, {"CPU": 2, "GPU": 2}, "")
+    assert "Waiting for 2 GPUs, of which the cluster has 0 now" in caplog.text
 
 
 @pytest.mark.slow
