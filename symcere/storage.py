@@ -92,13 +92,14 @@ def _advice(address: str) -> str:
     return "Check its address and this machine's rights or credentials; `symcere doctor --storage` asks all nodes."
 
 
-def put(address: Address, data: Any) -> None:
+def put(address: Address, data: Any, patient: bool = True) -> None:
     """Writes a file whole or not at all; the one before stays until then.
 
     Args:
         data: what has a buffer (bytes, a memoryview).
+        patient: see :func:`opened`.
     """
-    with opened(address) as (system, path), ThreadPoolExecutor(1) as thread:
+    with opened(address, patient) as (system, path), ThreadPoolExecutor(1) as thread:
         # In a thread of its own, since Ctrl-C is raised in the main one: closing what it cut short would store that.
         thread.submit(_put, system, path, data).result()
 
@@ -114,8 +115,9 @@ def _put(system: "FileSystem", path: str, data: Any) -> None:
     system.move(f"{path}.part", path)
 
 
-def get(address: Address) -> bytes:
-    with opened(address) as (system, path), system.open_input_stream(path) as stream:
+def get(address: Address, patient: bool = True) -> bytes:
+    """A file's content; ``patient`` as in :func:`opened`."""
+    with opened(address, patient) as (system, path), system.open_input_stream(path) as stream:
         return stream.read()
 
 

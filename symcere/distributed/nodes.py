@@ -89,9 +89,9 @@ def write_to(folder: str, name: str, marks: Sequence[str] = ()) -> str:
         ``""``, or why it failed.
     """
     try:
-        put(within(folder, name), name.encode())
+        put(within(folder, name), name.encode(), patient=False)
         for mark in (name, *marks):
-            if get(within(folder, mark)) != mark.encode():
+            if get(within(folder, mark), patient=False) != mark.encode():
                 return f"{mark} reads otherwise than it was written"
     except Exception as error:  # each kind of storage has errors of its own
         cause = error.__cause__ or error
