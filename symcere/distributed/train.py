@@ -116,10 +116,11 @@ def fit(
         UserError: what :func:`symcere.training.fit` raises, a cluster that does not answer, storage that not all
             nodes see, or more failures than :data:`MAX_FAILURES`.
     """
+    if not remote(path):
+        path = Path(path).absolute()  # workers are in folders of their own
+        path.parent.mkdir(parents=True, exist_ok=True)
     told = None if embeddings is None else (embeddings.path, embeddings.blocks, embeddings.fingerprint)
     job = Job(corpus.path, corpus.fingerprint, told, experiment, parallel, str(path), checkpoint_every)
-    if not remote(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
     if not gpus_per_worker:
         cores(workers, address)
     with _quiet_train(), pool(address, 0 if gpus_per_worker else max(workers, os.cpu_count() or 1)) as there:
