@@ -229,13 +229,14 @@ def _train(spec: Spec, path: Path, record: _Record) -> None:
     corpus = _corpus(spec.corpus)
     embeddings = _embeddings(spec.embeddings, spec.corpus) if spec.embeddings else None
     experiment = build(Experiment, spec.experiment)
-    resume = path.exists()
-    if resume:
+    if path.exists():
         try:
-            for figures in Checkpoint.load(path).history:
-                record.reach(figures)
+            begun = Checkpoint.load(path).history
         except UserError:  # of another version of symcere: start anew
-            resume = False
+            begun = []
+            path.unlink()
+        for figures in begun:
+            record.reach(figures)
 
     def on_epoch(epoch: Epoch) -> None:
         record.reach({"epoch": epoch.number, **epoch.flat()})
@@ -254,7 +255,7 @@ def _train(spec: Spec, path: Path, record: _Record) -> None:
         )
     else:
         device = "cuda" if spec.gpu else "cpu"
-        fitted = fit(corpus, embeddings, experiment, device=device, on_epoch=on_epoch, path=path, resume=resume)
+        fitted = fit(corpus, embeddings, experiment, device=device, on_epoch=on_epoch, path=path, resume=path.exists())
     if experiment.closed_form.kind != "none":
         evaluator = Evaluator(corpus, "val", ks=(SELECTED,))
         k = evaluator.ks[-1]
