@@ -280,7 +280,9 @@ def _trial(config: dict[str, Any]) -> None:
     except Exception as error:
         if not trials.of_the_disk(error):
             raise
-        trouble = f"A trial on the node {socket.gethostname()} cannot write {folder}: {error}. Make room"
+        trouble = (
+            f"A trial on the node {socket.gethostname()} cannot write {folder}: {error}. Make room or mend the disk"
+        )
     if trouble:
         tune.report({EPOCH: 0, VALUE: -1.0, TROUBLE: trouble, "done": True})
     else:
@@ -358,7 +360,7 @@ def search(
                         study.drop(name)
             changed()
             if ending.trouble:
-                raise UserError(f"{ending.trouble}, and go on with `symcere sweep --resume`. Nothing is lost.")
+                raise UserError(f"{ending.trouble}, and go on with `symcere sweep --resume NAME`. Nothing is lost.")
             if ending.stop_all():
                 return "stopped" if ending.asked else "time"
             if not short and sum(len(study.done) for study in studies) == before:
@@ -442,8 +444,8 @@ def each(
             try:
                 on_result(argument, ray.get(reference), "")
             except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None)
-                on_result(argument, None, str(cause or error).strip().splitlines()[-1])
+                cause = getattr(error, "cause", None) or error
+                on_result(argument, None, (str(cause).strip() or type(cause).__name__).splitlines()[-1])
     finally:
         for reference in left:
             ray.cancel(reference, force=True)
