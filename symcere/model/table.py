@@ -21,7 +21,8 @@ from symcere.model.propagation import Part
 from symcere.model.workers import Needs, Workers, share
 
 UNEVEN = 2
-"""How many times the other's nodes a side may have and still be held apart, at as many times the memory."""
+"""How many times the other's nodes a side may have and be held apart all the same: its workers then hold 4/3 of an even
+share."""
 
 
 @dataclass(frozen=True)
