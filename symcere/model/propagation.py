@@ -45,6 +45,11 @@ It is a constant for the gradient. SimGCL's ``sign(x) · eps · normalise(u)`` (
 its derivative is zero."""
 
 
+def span(part: Part, num_users: int, num_items: int) -> slice:
+    """The nodes of a part."""
+    return slice(num_users if part == "items" else 0, num_users + (0 if part == "users" else num_items))
+
+
 class Graph(nn.Module):
     """The symmetric normalised adjacency of the training interactions.
 
@@ -99,8 +104,7 @@ class Graph(nn.Module):
 
     def span(self, part: Part) -> slice:
         """The nodes of a part."""
-        start, stop = {"all": (0, 0), "users": (0, -self.num_items), "items": (self.num_users, 0)}[part]
-        return slice(start, self.num_nodes + stop)
+        return span(part, self.num_users, self.num_items)
 
     def entries(self, part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Offsets, columns and weights of what a hop multiplies features of a part with.
@@ -376,8 +380,8 @@ class _Adjoint(torch.autograd.Function):
             if nodes is None:
                 return here if gradient is None else gradient.add_(here)
             if gradient is None:
-                span = graph.span(plan.part_at(number))
-                gradient = here.new_zeros(span.stop - span.start, here.shape[1])
+                whole = graph.span(plan.part_at(number))
+                gradient = here.new_zeros(whole.stop - whole.start, here.shape[1])
             return gradient.index_add_(0, nodes, here)
 
         gradient = plus(None, last) if cut is None else None

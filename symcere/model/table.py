@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from symcere.errors import UserError
-from symcere.model.propagation import Part
+from symcere.model.propagation import Part, span
 from symcere.model.workers import Needs, Workers, share
 
 UNEVEN = 2
@@ -58,13 +58,11 @@ class Table:
                 f"{workers.size} workers cannot share the {d} columns of the embedding: use at most "
                 f"{d * len(parts)} workers, raise model.dim, or use --parallel ddp."
             )
-        n = num_users + num_items
-        spans: dict[Part, slice] = {"all": slice(0, n), "users": slice(0, num_users), "items": slice(num_users, n)}
         if self.divided:
             held = [(parts[w % len(parts)], share(d, w // len(parts), groups)) for w in range(workers.size)]
         else:
             held = [("all", slice(0, d))] * workers.size
-        self.blocks = [Block(part, spans[part], columns) for part, columns in held]
+        self.blocks = [Block(part, span(part, num_users, num_items), columns) for part, columns in held]
 
     @property
     def mine(self) -> Block:
