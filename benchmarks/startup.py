@@ -1,6 +1,7 @@
 """How long until something happens: `symcere --help` beside bare Python, and the first training step beside peers'.
 
-    python benchmarks/startup.py [--quick] [--rounds 5] [--json] [--home HOME] [--peer lightgcn-pytorch=FOLDER]
+    python benchmarks/startup.py [--quick] [--rounds 5] [--json] [--home HOME]
+                                 [--peer lightgcn-pytorch=FOLDER] [--peer selfrec=FOLDER]
 
 Whole processes, from start to end, in turns, on the corpora of the home and on a synthetic one of 400,000 interactions;
 CPU seconds (of the process and its children) and seconds of the wall, which a busy machine stretches. Ours runs

@@ -8,7 +8,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Makes the C library keep freed memory for the next allocation, until :func:`return_freed_memory`.
+    """Makes the C library keep freed memory for the next allocation; :func:`return_freed_memory` gives it back.
 
     glibc gives every freed block above 32 MB, and the free end of its heap, back to the system at once. A step of
     training makes and frees tables of that size a dozen times, and the system hands each page out again, zeroed, with
