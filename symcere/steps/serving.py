@@ -222,7 +222,7 @@ def _best_of(sweep: str, dataset: str) -> Any:
 
     finals = [
         run
-        for run in tracking.list_runs(most=50_000)
+        for run in tracking.list_runs()
         if run.tags.get(SWEEP) == sweep and run.tags.get(ROLE) == "final" and run.status == "FINISHED"
     ]
     if not finals:

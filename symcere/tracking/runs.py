@@ -33,6 +33,7 @@ COMMIT = "SYMCERE_COMMIT"
 """Environment of a job: the commit of the code that was sent, ``+changed`` if more was sent than that."""
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 5000  # MLflow's limits, in characters (tags: 5,000 on older servers)
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
+_MOST = 50_000  # runs that one request of MLflow gives
 DELAY = 1.0
 """Seconds that the figures of an epoch may wait for those of the next ones."""
 
@@ -371,10 +372,10 @@ class StoredRun:
             ) from error
 
 
-def list_runs(experiment: str | None = None, uri: str | None = None, most: int = 1000) -> list[StoredRun]:
-    """The latest runs, newest first, of one experiment or of all."""
+def list_runs(experiment: str | None = None, uri: str | None = None) -> list[StoredRun]:
+    """Runs, newest first, of one experiment or of all: a sweep's own is older than its thousands of trials."""
     store = client(uri)
-    return [_stored(store, run) for run in _search(store, "", [experiment] if experiment else None, most)]
+    return [_stored(store, run) for run in _search(store, "", [experiment] if experiment else None, _MOST)]
 
 
 def find_run(run: str | Path, uri: str | None = None) -> StoredRun:
