@@ -105,12 +105,12 @@ def sweep(
         raise UserError(f"--max-hours is a number of hours, 0 for no limit, not {max_hours:g}.")
     declared, plan, name = _begin(file, resume, name, trials, seeds, datasets, methods)
     folder, seeds = home() / "sweeps" / name, plan["seeds"]
+    if not resume:  # before anything is encoded, or nodes are waited for
+        _check_unused(name)
     ready = _ready(declared, progress)
     with _Lock(folder), _resumable(folder), pool(address), ExitStack() as runs:
         resources = _room(declared, address)
         check_home(address)
-        if not resume:
-            _check_unused(name)
         for path, text in ((folder / "sweep.yaml", declared.text), (folder / "plan.json", json.dumps(plan))):
             with writing(path) as part:
                 part.write_text(text, encoding="utf-8")
@@ -519,7 +519,7 @@ class _Recorder:
         ]
         names = {spec.id for spec, _ in left}
         if names:
-            for run in tracking.list_runs(self.name, most=50_000):
+            for run in tracking.list_runs(self.name):
                 if run.tags.get(TRIAL) in names:
                     tracking.client().delete_run(run.id)
         for one in left:
@@ -681,7 +681,7 @@ def final(one: Mapping[str, Any]) -> dict[str, float]:
     experiment = build(Experiment, one["experiment"]).replace({"train.seed": one["seed"]})
     identity = {"symcere.experiment": experiment_hash(experiment), ROLE: "final"}
     begun = ""
-    for run in tracking.list_runs(one["sweep"], most=50_000):
+    for run in tracking.list_runs(one["sweep"]):
         same = all(run.tags.get(k) == v for k, v in identity.items())
         cut_off = run.status != "FINISHED" and (home() / "runs" / run.name / CHECKPOINT).exists()
         if same and cut_off and not begun:
@@ -706,7 +706,7 @@ def _table(name: str, studies: Sequence["Study"]) -> list[dict[str, Any]]:
     from symcere import tracking
 
     finals: dict[tuple[str, str], dict[str, Any]] = {}
-    for run in reversed(tracking.list_runs(name, most=50_000)):  # the latest of a seed counts
+    for run in reversed(tracking.list_runs(name)):  # the latest of a seed counts
         if run.tags.get(ROLE) == "final" and run.status == "FINISHED":
             key = (run.tags["symcere.dataset"], run.tags["symcere.method"])
             finals.setdefault(key, {})[run.params.get("train.seed", "")] = run.metrics
