@@ -23,6 +23,7 @@ from symcere.storage import check, remote, within
 if TYPE_CHECKING:
     from symcere.evaluation import Evaluation
     from symcere.model.scorer import Scorer
+    from symcere.model.workers import Parallel
     from symcere.text import Embeddings
     from symcere.tracking import StoredRun, Tracker
     from symcere.training import Checkpoint, Epoch, Fitted
@@ -94,7 +95,7 @@ def train(
     parent: str = "",
     workers: int = 1,
     gpus_per_worker: int = 0,
-    parallel: Literal["blocks", "columns", "ddp"] = "blocks",
+    parallel: "Parallel" = "blocks",
     address: str = "",
     storage: str = "",
     progress: Progress = None,
