@@ -339,7 +339,7 @@ def search(
             bundle = {"memory": max(bundle["memory"], 1e6)}
         return tune.PlacementGroupFactory([{k: v for k, v in bundle.items() if v}])
 
-    ending, killed = Ending(max_hours), Counter[str]()
+    ending, killed = Ending(max_hours), Counter[tuple[str, int]]()
     changed()
     with ending.listening(), contextlib.ExitStack() as after:
         if grows:
@@ -350,8 +350,10 @@ def search(
             for study in studies:
                 for name in list(study.running):  # Tune says nothing of a trial that it ends itself, or loses
                     outcome = read_outcome(study.folder / name)
-                    killed[name] += short
-                    if killed[name] > RESTARTS:
+                    # By epoch: who gets further between one killing and the next was only near who is too large.
+                    here = name, outcome.epoch if outcome else 0
+                    killed[here] += short
+                    if killed[here] > RESTARTS:
                         outcome = died(study.folder / name, outcome)
                     if outcome is not None and outcome.done:
                         study.end(name, outcome)
