@@ -573,10 +573,11 @@ def test_a_grid_is_tried_whole_and_the_worse_half_is_stopped(corpora, ray_here):
     assert sorted(found) == [1e-8, 2e-8, 0.03, 0.05, 0.1]
     good = {lr: outcome for lr, outcome in found.items() if lr > 1e-3}
     assert all(outcome.status == "finished" and outcome.epoch == 24 for outcome in good.values())
-    for lr in (1e-8, 2e-8):  # they learn nothing, and come after three that do
-        assert found[lr].status == "stopped"
-        assert found[lr].epoch < 24
-        assert found[lr].value < min(outcome.value for outcome in good.values())
+    bad = [found[lr] for lr in (1e-8, 2e-8)]  # they learn nothing
+    assert all(outcome.value < min(o.value for o in good.values()) for outcome in bad)
+    # The last one comes after three others; the one before it may be through before the third of the good ones is.
+    assert any(outcome.status == "stopped" for outcome in bad)
+    assert all((outcome.status == "stopped") == (outcome.epoch < 24) for outcome in bad)
     best = max(good, key=lambda lr: good[lr].value)
     (final,) = runs_of("final")
     assert final.params["train.lr"] == str(best)

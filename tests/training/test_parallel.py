@@ -138,7 +138,14 @@ def worker(rank: int, size: int, folder: Path) -> None:
                     state.save(resumed)
                 dist.barrier()
                 fit(corpus, embeddings, longer, path=resumed, resume=True, parallel=parallel)
+    leave()
+
+
+def leave() -> None:
+    """Ends a worker. Threads of gloo may outlive the group, and Python's own end then aborts the process."""
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)
 
 
 @pytest.fixture(scope="module")
