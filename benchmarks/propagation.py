@@ -3,8 +3,8 @@
     python benchmarks/propagation.py [--users 40000 --items 20000 --interactions 400000 --dim 64 --layers 3] [--ms]
 
 One thread, CPU seconds, every way once in each round; the table shows the median over rounds of its time divided by
-that of `propagate_rows` in the same round, with quartiles. Each is first checked to give the same value and gradient.
-Where there is a GPU, milliseconds there follow.
+that of propagating for the rows alone in the same round, with quartiles. Each is first checked to give the same value
+and gradient. Where there is a GPU, milliseconds there follow.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def ways(train: sp.csr_array, layers: int, device: str) -> dict[str, Callable[[T
         return total / (layers + 1)
 
     found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "propagate_rows": lambda H, nodes: graph.propagate_rows(H, nodes, layers),
+        "rows alone": lambda H, nodes: graph.propagate(H, layers, rows=nodes),
         "propagate, then rows": lambda H, nodes: graph.propagate(H, layers)[nodes],
         "hop by hop, then rows": lambda H, nodes: mean(graph.hop, H)[nodes],
         "torch.sparse CSR": lambda H, nodes: mean(lambda x: adjacency @ x, H)[nodes],
@@ -122,9 +122,9 @@ def main() -> None:
     print(", ".join(f"{name} {getattr(options, name):,}" for name in sizes))
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         seconds = compare(train, options.dim, options.layers, options.batch, options.rounds, device)
-        print(f"\n{device}: forward + backward   times propagate_rows (quartiles)")
+        print(f"\n{device}: forward + backward   times rows alone (quartiles)")
         for name, values in seconds.items():
-            low, middle, high = np.quantile(values / seconds["propagate_rows"], [0.25, 0.5, 0.75])
+            low, middle, high = np.quantile(values / seconds["rows alone"], [0.25, 0.5, 0.75])
             absolute = f"   {1e3 * np.median(values):8.2f} ms" if options.ms or device != "cpu" else ""
             print(f"{name:24}  {middle:6.2f}  ({low:.2f} - {high:.2f}){absolute}")
 

@@ -127,6 +127,8 @@ def exists(address: Address) -> bool:
     Raises:
         UserError: the storage does not answer.
     """
+    if not remote(address):
+        return Path(address).is_file()
     from pyarrow.fs import FileType
 
     with opened(address) as (system, path):

@@ -23,11 +23,10 @@ from symcere.data.corpus import Corpus
 from symcere.distributed.pool import check, cores, pool, quiet
 from symcere.errors import UserError
 from symcere.model.workers import Parallel, Workers
-from symcere.storage import parent, remote, remove, within
+from symcere.storage import exists, parent, remote, remove, within
 from symcere.text import Embeddings
 from symcere.training import Checkpoint, Epoch, Fitted, restore
 from symcere.training import fit as fit_here
-from symcere.training.checkpoint import exists
 from symcere.training.fit import CHECKPOINT_EVERY
 
 MAX_FAILURES = 20

@@ -7,7 +7,7 @@
 An isolated node has an empty row and column in Â: its hops are zero.
 
 A training step needs the mean at the nodes of its batch alone, and its gradient arrives there alone:
-:meth:`Graph.propagate_rows` does the last hop forward, and the first one backward, on the edges of these nodes.
+:meth:`Graph.propagate` then does the last hop forward, and the first one backward, on the edges of these nodes.
 
 The graph is bipartite: what starts at users is at items after one hop, at users after two, and never meets what starts
 at items. So the features of one side are propagated on half the entries of Â, and the two results add up: workers can
@@ -16,13 +16,16 @@ divide the table by sides as well as by columns (:mod:`symcere.model.table`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from symcere.model.nodes import OTHER, Part, distinct, span
 
 BLOCK = 64
 """Columns of one product on a CPU, where there are more than two such blocks: narrow tables stay in cache."""
@@ -32,22 +35,11 @@ SMALL = 1 << 14
 
 Of nodes and not of features, so that workers with some of the columns decide alike."""
 
-Part = Literal["all", "users", "items"]
-"""The nodes of a block of features: all, or those of one side."""
-
-OTHER: dict[Part, Part] = {"all": "all", "users": "items", "items": "users"}
-"""Where features are after a hop."""
-
 Noise = Callable[[Tensor, int, int], Tensor]
 """What is added to a layer, from (the layer's rows [m, c], n, start): they are rows start … start + m of its n.
 
 It is a constant for the gradient. SimGCL's ``sign(x) · eps · normalise(u)`` (arXiv 2112.08679, eq. 8) is of this kind:
 its derivative is zero."""
-
-
-def span(part: Part, num_users: int, num_items: int) -> slice:
-    """The nodes of a part."""
-    return slice(num_users if part == "items" else 0, num_users + (0 if part == "users" else num_items))
 
 
 class Graph(nn.Module):
@@ -128,27 +120,29 @@ class Graph(nn.Module):
         """Â H for H [N, c]."""
         return _Hop.apply(H, self)
 
-    def propagate(self, H: Tensor, layers: int, skip_input: bool = False, noise: Noise | None = None) -> Tensor:
+    def propagate(
+        self,
+        H: Tensor,
+        layers: int,
+        skip_input: bool = False,
+        noise: Noise | None = None,
+        rows: Tensor | None = None,
+        part: Part = "all",
+    ) -> Tensor:
         """mean_{l=0..L} Â^l H, [N, c].
 
         Args:
             H: [N, c] features of users, then items.
             layers: L.
             skip_input: leave l = 0 out of the mean (SimGCL, XSimGCL).
-            noise: added to every layer l ≥ 1 before the next one.
+            noise: added to every layer l ≥ 1 before the next one; with ``rows`` it may be asked for the unique rows of
+                the last layer alone.
+            rows: int64 [n] nodes, in any order, repeated or not: of the mean these rows alone, [n, c], for less; value
+                and gradient are the same.
+            part: the nodes whose features H are; those of the others count as zero. Results of users and of items
+                add up to those of all.
         """
-        return _Mean.apply(H, _Plan(self, layers, skip_input), noise)[0]
-
-    def propagate_rows(
-        self, H: Tensor, rows: Tensor, layers: int, skip_input: bool = False, noise: Noise | None = None
-    ) -> Tensor:
-        """The rows ``rows`` of :meth:`propagate`, [len(rows), c], for less: value and gradient are the same.
-
-        Args:
-            rows: int64 [n] nodes, in any order, repeated or not.
-            noise: as in :meth:`propagate`; it may be asked for the unique rows of the last layer alone.
-        """
-        return self.propagate_keep(H, layers, 0, skip_input, noise, rows)[0]
+        return self.propagate_keep(H, layers, 0, skip_input, noise, rows, part)[0]
 
     def propagate_keep(
         self,
@@ -160,13 +154,9 @@ class Graph(nn.Module):
         rows: Tensor | None = None,
         part: Part = "all",
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`propagate` (of all nodes, or of ``rows``) and layer ``keep`` beside it.
+        """:meth:`propagate` and layer ``keep`` beside it.
 
         XSimGCL contrasts the two (arXiv 2209.02544). Without a layer to keep (0) the second one is None.
-
-        Args:
-            part: the nodes whose features H are; those of the others count as zero. Results of users and of items
-                add up to those of all.
         """
         if not 0 <= keep <= layers:
             raise ValueError(f"layer {keep} is not one of 1 … {layers}")
@@ -176,10 +166,7 @@ class Graph(nn.Module):
             place = rows
             both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, part), noise)
         else:
-            position = torch.zeros(self.num_nodes, dtype=torch.long)
-            position[rows] = 1
-            nodes = position.nonzero().squeeze(1)
-            position[nodes] = torch.arange(len(nodes))
+            nodes, position = distinct(rows, self.num_nodes)
             place = position[rows]
             both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, part, nodes), noise)
         return tuple(None if layer is None else layer.index_select(0, place) for layer in both)  # type: ignore[return-value]
@@ -277,6 +264,12 @@ class _Plan:
         """Rows of the results."""
         return self.graph.num_nodes if self.nodes is None else len(self.nodes)
 
+    @cached_property
+    def users(self) -> int:
+        """How many of the results' nodes are users."""
+        assert self.nodes is not None
+        return int(torch.searchsorted(self.nodes, self.graph.num_users))
+
     def part_at(self, layer: int) -> Part:
         """The nodes that a layer lives on."""
         return OTHER[self.part] if layer % 2 else self.part
@@ -285,8 +278,7 @@ class _Plan:
         """The rows of the results that are nodes of a part."""
         if self.nodes is None or part == "all":
             return slice(0, self.size) if part == "all" else self.graph.span(part)
-        users = int(torch.searchsorted(self.nodes, self.graph.num_users))
-        return slice(0, users) if part == "users" else slice(users, self.size)
+        return slice(0, self.users) if part == "users" else slice(self.users, self.size)
 
     def nodes_of(self, part: Part) -> Tensor | None:
         """The nodes of the results that are of a part, counted from its first; None for all of them."""

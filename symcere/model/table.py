@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from symcere.errors import UserError
-from symcere.model.propagation import Part, span
+from symcere.model.nodes import Part, span
 from symcere.model.workers import Needs, Workers, share
 
 UNEVEN = 2

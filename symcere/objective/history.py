@@ -84,21 +84,3 @@ def locate(nodes: Tensor, candidates: Tensor | None, num_nodes: int) -> Tensor:
     position = torch.full((num_nodes,), -1, dtype=torch.int64, device=nodes.device)
     position[candidates] = torch.arange(len(candidates), device=nodes.device)
     return position[nodes]
-
-
-def distinct(nodes: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
-    """Each node once, ascending, and where it then stands: by marks, which costs less than sorting a batch.
-
-    Args:
-        nodes: int64 [K].
-        num_nodes: number of nodes that ids come from.
-
-    Returns:
-        int64 [n]; int64 [num_nodes], the position of each of these nodes among them, and 0 for others.
-    """
-    marks = torch.zeros(num_nodes, dtype=torch.bool, device=nodes.device)
-    marks[nodes] = True
-    found = marks.nonzero().squeeze(1)
-    position = torch.zeros(num_nodes, dtype=torch.int64, device=nodes.device)
-    position[found] = torch.arange(len(found), device=nodes.device)
-    return found, position

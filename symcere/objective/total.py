@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symcere.config import Alignment, Experiment
+from symcere.model.nodes import distinct
 from symcere.model.propagation import Graph, Noise
 from symcere.model.recommender import Pair, Recommender, Views
 from symcere.model.workers import Needs
 from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
 from symcere.objective.contrastive import Kind, contrastive, pair_logits
-from symcere.objective.history import History, Known, distinct, locate
+from symcere.objective.history import History, Known, locate
 from symcere.objective.logsumexp import combine_logsumexp
 from symcere.objective.pairwise import alignment, bpr, uniformity
 from symcere.objective.temperature import Temperature
@@ -100,11 +101,12 @@ class TotalLoss(nn.Module):
         # Without a normalisation the pairwise losses have no temperature of their own: the length of Z plays its part.
         bare = ranking.loss in ("bpr", "directau") and self.model_settings.normalise == "none"
         self.temperature = Temperature(1.0 if bare else ranking.temperature, ranking.learn_temperature and not bare)
-        draw = {"batch": InBatch, "sampled": Sampled}
+        self.draw_items: InBatch | Sampled | None = None
+        self.draw_users: InBatch | Sampled | None = None
         if ranking.loss == "bpr":
             weights = self._weights(self.items) if ranking.sampling == "popularity" else None
             self.negatives = Negatives(self.users, weights)
-        elif ranking.loss != "directau" and ranking.candidates in draw:
+        elif ranking.loss != "directau" and ranking.candidates != "all":
             self.draw_items = self._drawer(self.items, experiment)
             self.draw_users = self._drawer(self.users, experiment) if ranking.loss == "symcere" else None
         if ranking.loss == "symcere" and self.model_settings.popularity != "none":
@@ -154,8 +156,8 @@ class TotalLoss(nn.Module):
         negatives = None
         if s.ranking.loss == "bpr":
             negatives = self.negatives.draw(batch.users, s.ranking.negatives, random)
-        users = self._side(self.users, batch.users, "draw_users", random)
-        items = self._side(self.items, batch.items, "draw_items", random, negatives)
+        users = self._side(self.users, batch.users, self.draw_users, random)
+        items = self._side(self.items, batch.items, self.draw_items, random, negatives)
         noise = self._noise(model, random) if s.augment.on and s.augment.kind == "xsimgcl" else None
         masked = self._masked(model, random) if s.same.on and s.same.loss == "reconstruct" else None
         views = model(
@@ -190,7 +192,7 @@ class TotalLoss(nn.Module):
         self,
         history: History,
         of_batch: Tensor,
-        drawer: str,
+        draw: InBatch | Sampled | None,
         random: torch.Generator,
         extra: Tensor | None = None,
     ) -> Side:
@@ -199,13 +201,12 @@ class TotalLoss(nn.Module):
         of_pair = position[of_batch]
         both = ranking.loss == "symcere" or history is self.items
         if ranking.loss not in ("bpr", "directau") and both:
-            if ranking.candidates == "all":
+            if draw is None:
                 nodes = torch.arange(history.num_nodes, device=ids.device)
                 return Side(history, nodes, ids, of_pair)
-            draw = getattr(self, drawer)
-            drawn = draw.draw(of_batch) if ranking.candidates == "batch" else draw.draw(random)
+            drawn = draw.draw(of_batch) if isinstance(draw, InBatch) else draw.draw(random)
             nodes = ids
-            if ranking.candidates == "sampled":
+            if isinstance(draw, Sampled):
                 nodes, position = distinct(torch.cat([ids, drawn.ids]), history.num_nodes)
             return Side(history, nodes, position[ids], of_pair, drawn)
         nodes = ids

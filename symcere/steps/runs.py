@@ -18,7 +18,7 @@ from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.home import home
 from symcere.steps.corpora import Progress, Settings, embeddings_of, open_corpus
-from symcere.storage import check, remote, within
+from symcere.storage import check, exists, remote, within
 
 if TYPE_CHECKING:
     from symcere.evaluation import Evaluation
@@ -232,7 +232,6 @@ def _interrupted(run: str) -> tuple["StoredRun", "Checkpoint"]:
     """A run, and how far it came: its checkpoint on the storage it was given, or else under the home."""
     from symcere import tracking
     from symcere.training import Checkpoint
-    from symcere.training.checkpoint import exists
 
     found = tracking.find_run(run)
     if found.path is not None:

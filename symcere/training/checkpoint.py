@@ -16,8 +16,7 @@ from symcere.config import Experiment
 from symcere.config.fields import build
 from symcere.errors import UserError
 from symcere.home import writing
-from symcere.storage import exists as exists_there
-from symcere.storage import get, put, remote
+from symcere.storage import exists, get, put, remote
 
 FORMAT = 1
 FREE = ("data.", "train.epochs", "train.patience", "evaluate.")
@@ -109,12 +108,3 @@ class Checkpoint:
                     f"The run began with {name} {before[name]!r} and cannot go on with {value!r}. "
                     "Leave the setting as it was, or train a new run."
                 )
-
-
-def exists(path: Path | str) -> bool:
-    """Whether there is a checkpoint.
-
-    Raises:
-        UserError: the storage does not answer.
-    """
-    return exists_there(path) if remote(path) else Path(path).is_file()

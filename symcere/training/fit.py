@@ -22,9 +22,10 @@ from symcere.model.recommender import Recommender, marked, text_input
 from symcere.model.scorer import Scorer
 from symcere.model.workers import Parallel, Workers
 from symcere.objective.total import Batch, TotalLoss
+from symcere.storage import exists
 from symcere.text import Embeddings, profiles
 from symcere.training.adam import Adam
-from symcere.training.checkpoint import Checkpoint, exists
+from symcere.training.checkpoint import Checkpoint
 
 SELECTED = 10
 """Model selection is by validation NDCG at this cut-off, or the largest that a tiny catalogue has."""

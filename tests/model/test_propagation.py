@@ -81,7 +81,7 @@ def test_equals_the_dense_loop(seed, density, layers, skip, columns, rows):
     whole = graph.propagate(H, layers, skip)
     torch.testing.assert_close(whole, expected, rtol=0, atol=1e-13)
     torch.testing.assert_close(gradient(whole, H, weight), gradient(expected, H, weight), rtol=0, atol=1e-13)
-    some = graph.propagate_rows(H, rows, layers, skip)
+    some = graph.propagate(H, layers, skip, rows=rows)
     weight = weight[: len(rows)]
     torch.testing.assert_close(some, expected[rows], rtol=0, atol=1e-13)
     torch.testing.assert_close(
@@ -282,7 +282,7 @@ def test_same_embeddings_and_gradient_as_pyg_lightgcn(dtype):
     torch.testing.assert_close(Graph(train).propagate(H, 3), theirs)
     weight = features(1, 8, 4, dtype)
     theirs[rows].mul(weight).sum().backward()
-    ours = gradient(Graph(train).propagate_rows(H, rows, 3), H, weight)
+    ours = gradient(Graph(train).propagate(H, 3, rows=rows), H, weight)
     torch.testing.assert_close(ours, model.embedding.weight.grad)
 
 

@@ -282,7 +282,7 @@ def test_a_linear_tower_trains_without_the_graph(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the graph was touched")
 
-    for name in ("hop", "propagate", "propagate_rows", "propagate_keep", "_product"):
+    for name in ("hop", "propagate", "propagate_keep", "_product"):
         monkeypatch.setattr(Graph, name, refuse)
     views = model(torch.arange(USERS), torch.arange(ITEMS))
     views.scored.users.sum().backward()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from symcere.objective.history import distinct
+from symcere.model.nodes import distinct
 
 
 @pytest.mark.parametrize("nodes", [[], [3], [4, 0, 4, 7, 2, 0], [8, 8, 8], list(range(8, -1, -1))])
