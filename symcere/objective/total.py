@@ -51,6 +51,8 @@ class Side:
     """Seen from this side."""
     nodes: Tensor
     """int64 [n]: nodes whose views the step needs, distinct, ascending."""
+    position: Tensor
+    """int64 [all nodes of this side]: where each of ``nodes`` stands among them; 0 for others."""
     distinct: Tensor
     """int64 [m]: positions in ``nodes`` of the batch's distinct nodes."""
     of_pair: Tensor
@@ -67,7 +69,7 @@ class Side:
         """The candidates' rows of ``rows`` [n, …]."""
         if self.candidates is None:
             return rows
-        return rows[torch.searchsorted(self.nodes, self.candidates.ids)]
+        return rows[self.position[self.candidates.ids]]
 
     def pairs_of(self, anchors: slice) -> Tensor | slice:
         """The pairs of some of the distinct nodes: their positions in the batch."""
@@ -203,16 +205,16 @@ class TotalLoss(nn.Module):
         if ranking.loss not in ("bpr", "directau") and both:
             if draw is None:
                 nodes = torch.arange(history.num_nodes, device=ids.device)
-                return Side(history, nodes, ids, of_pair)
+                return Side(history, nodes, nodes, ids, of_pair)
             drawn = draw.draw(of_batch) if isinstance(draw, InBatch) else draw.draw(random)
             nodes = ids
             if isinstance(draw, Sampled):
                 nodes, position = distinct(torch.cat([ids, drawn.ids]), history.num_nodes)
-            return Side(history, nodes, position[ids], of_pair, drawn)
+            return Side(history, nodes, position, position[ids], of_pair, drawn)
         nodes = ids
         if extra is not None:
             nodes, position = distinct(torch.cat([ids, extra[extra >= 0]]), history.num_nodes)
-        return Side(history, nodes, position[ids], of_pair)
+        return Side(history, nodes, position, position[ids], of_pair)
 
     def _needs(self, users: Side, items: Side, negatives: Tensor | None) -> Needs:
         """The rows of users, then items, that each worker works on; None where all work on all."""
@@ -232,7 +234,7 @@ class TotalLoss(nn.Module):
                 mine[here.at_pair[pairs]] = True
                 theirs[there.at_pair[pairs]] = True
                 if negatives is not None:
-                    theirs[self._at(there, negatives[pairs])] = True
+                    theirs[there.position[negatives[pairs].clamp_min(0)]] = True
                 if self.shard_candidates:
                     theirs[self.workers.share(len(there.nodes), worker)] = True
             needs.append(marks.nonzero().squeeze(1))
@@ -248,11 +250,6 @@ class TotalLoss(nn.Module):
             return pairs, pairs
         anchors = self.workers.share(len(here.distinct), worker)
         return anchors, here.pairs_of(anchors)
-
-    @staticmethod
-    def _at(side: Side, nodes: Tensor) -> Tensor:
-        """Positions of nodes in ``side.nodes``; any, where the node is none (−1)."""
-        return torch.searchsorted(side.nodes, nodes.clamp_min(0)).clamp_max(len(side.nodes) - 1)
 
     def _mean(self, term: Term, count: Tensor | int | None = None) -> Tensor:
         """This worker's part of a mean over all workers.
@@ -289,7 +286,9 @@ class TotalLoss(nn.Module):
                 (None, None) if model.bias is None else (model.bias[batch.items[pairs]], model.bias[negatives])
             )
             positive = pair_logits(left, right, self.temperature.scale, bias)
-            negative = pair_logits(left[:, None], z.items[self._at(items, negatives)], self.temperature.scale, others)
+            negative = pair_logits(
+                left[:, None], z.items[items.position[negatives.clamp_min(0)]], self.temperature.scale, others
+            )
             return self._mean(bpr(positive, negative, negatives >= 0), (every >= 0).sum())
 
         own = None
