@@ -425,9 +425,13 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+ATTENTIVE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+"""A suite that a shell started in the background ignores Ctrl-C, and hands that down to what it starts."""
+
+
 def test_ctrl_c_is_one_line():
     code = (
-        "import sys, time, types, symcere; fake = types.ModuleType('symcere.steps');"
+        f"{ATTENTIVE} import sys, time, types, symcere; fake = types.ModuleType('symcere.steps');"
         "fake.ls = lambda: (print('ready', flush=True), time.sleep(60));"
         "sys.modules['symcere.steps'] = symcere.steps = fake;"
         "from symcere.cli import main; sys.exit(main(['ls']))"
@@ -447,7 +451,7 @@ def test_ctrl_c_waits_for_an_import(tmp_path):
         "print('whole', flush=True)\n"
     )
     code = (
-        "import sys, time, types, symcere; fake = types.ModuleType('symcere.steps');"
+        f"{ATTENTIVE} import sys, time, types, symcere; fake = types.ModuleType('symcere.steps');"
         "fake.ls = lambda: (__import__('large'), time.sleep(60));"
         "sys.modules['symcere.steps'] = symcere.steps = fake;"
         "from symcere.cli import main; sys.exit(main(['ls']))"
