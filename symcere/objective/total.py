@@ -65,11 +65,15 @@ class Side:
         """int64 [B]: position in ``nodes`` of each pair's node."""
         return self.distinct[self.of_pair]
 
+    def at(self, nodes: Tensor) -> Tensor:
+        """Positions in ``nodes`` of some of them; any, where the node is none (−1)."""
+        return self.position[nodes.clamp_min(0)]
+
     def candidate_rows(self, rows: Tensor) -> Tensor:
         """The candidates' rows of ``rows`` [n, …]."""
         if self.candidates is None:
             return rows
-        return rows[self.position[self.candidates.ids]]
+        return rows[self.at(self.candidates.ids)]
 
     def pairs_of(self, anchors: slice) -> Tensor | slice:
         """The pairs of some of the distinct nodes: their positions in the batch."""
@@ -234,7 +238,7 @@ class TotalLoss(nn.Module):
                 mine[here.at_pair[pairs]] = True
                 theirs[there.at_pair[pairs]] = True
                 if negatives is not None:
-                    theirs[there.position[negatives[pairs].clamp_min(0)]] = True
+                    theirs[there.at(negatives[pairs])] = True
                 if self.shard_candidates:
                     theirs[self.workers.share(len(there.nodes), worker)] = True
             needs.append(marks.nonzero().squeeze(1))
@@ -286,9 +290,7 @@ class TotalLoss(nn.Module):
                 (None, None) if model.bias is None else (model.bias[batch.items[pairs]], model.bias[negatives])
             )
             positive = pair_logits(left, right, self.temperature.scale, bias)
-            negative = pair_logits(
-                left[:, None], z.items[items.position[negatives.clamp_min(0)]], self.temperature.scale, others
-            )
+            negative = pair_logits(left[:, None], z.items[items.at(negatives)], self.temperature.scale, others)
             return self._mean(bpr(positive, negative, negatives >= 0), (every >= 0).sum())
 
         own = None
