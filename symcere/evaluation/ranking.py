@@ -81,6 +81,7 @@ def top_k(
                 )
             items.append(torch.where(best == -torch.inf, -1, at))
             values.append(best)
+            del scores  # before the next ones are made
     return torch.cat(items), torch.cat(values)
 
 
@@ -102,33 +103,17 @@ def entries(matrix: csr_array, users: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _chunks(scorer: Scorer, users: Tensor, chunk_bytes: int | None) -> Iterator[Tensor]:
-    """Scores [b, I] of consecutive users, contiguous, float32 or float64, each time in the same memory, free to be
-    written to."""
-    factors = isinstance(scorer, FactorScorer) and type(scorer).scores is FactorScorer.scores
-    device = scorer.users.device if factors else torch.device(getattr(scorer, "device", "cpu"))  # type: ignore[attr-defined]
+    """Scores [b, I] of consecutive users, contiguous, float32 or float64, free to be written to."""
+    fresh = isinstance(scorer, FactorScorer) and type(scorer).scores is FactorScorer.scores
+    device = scorer.users.device if fresh else torch.device(getattr(scorer, "device", "cpu"))  # type: ignore[attr-defined]
     chunk_bytes = chunk_bytes or (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
     size = max(1, chunk_bytes // (4 * scorer.num_items))
-    users = users.to(device)
-    memory: Tensor | None = None
-    for part in users.split(size):
-        if factors:
-            rows = scorer.users[part]  # type: ignore[attr-defined]
-            wide = rows.dtype in (torch.float32, torch.float64)
-            source = None if wide else scorer.scores(part)
-            dtype = rows.dtype if wide else torch.float32
-        else:
-            source = scorer.scores(part)
-            dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
-        if memory is None:
-            place = device if source is None else source.device
-            memory = torch.empty(min(size, len(users)), scorer.num_items, dtype=dtype, device=place)
-        scores = memory[: len(part)]
-        if source is not None:
-            yield scores.copy_(source)  # never written to in place: it may be the scorer's own
-        elif scorer.bias is None:  # type: ignore[attr-defined]
-            yield torch.mm(rows, scorer.items.T, out=scores)  # type: ignore[attr-defined]
-        else:
-            yield torch.addmm(scorer.bias, rows, scorer.items.T, out=scores)  # type: ignore[attr-defined]
+    for part in users.to(device).split(size):
+        scores = scorer.scores(part)
+        dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+        # Other scores are never written to: they may be the scorer's own.
+        yield scores.to(dtype, copy=not fresh).contiguous()
+        del scores  # before the next ones are made
 
 
 def _select(scores: Tensor, k: int, rank: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from symcere.config import Model
 from symcere.model.own import OwnFree
+from symcere.model.product import Linear
 from symcere.model.propagation import Graph, Noise
 from symcere.model.scorer import FactorScorer
 from symcere.model.table import Table
@@ -166,13 +167,13 @@ class Recommender(nn.Module):
         if text is not None:
             self.register_buffer("text", text, persistent=False)
             self.register_buffer("has_text", torch.as_tensor(has_text), persistent=False)
-            self.tower: nn.Module = nn.Linear(text.shape[1], d, bias=False)
+            self.tower: nn.Module = Linear(text.shape[1], d, bias=False)
             if settings.text_tower != "linear":
                 self.tower = nn.Sequential(
-                    nn.Linear(text.shape[1], settings.hidden), nn.LeakyReLU(), nn.Linear(settings.hidden, d)
+                    Linear(text.shape[1], settings.hidden), nn.LeakyReLU(), Linear(settings.hidden, d)
                 )
         if settings.features == "both" and settings.fusion == "gate":
-            self.gate = nn.Linear(2 * d, d)
+            self.gate = Linear(2 * d, d)
         # A learned bias starts from the log-count, which alone is already a good popularity term.
         bias = torch.log1p(torch.as_tensor(counts, dtype=torch.float32))
         if settings.popularity == "learned":
@@ -229,8 +230,8 @@ class Recommender(nn.Module):
         if rows is None:
             return workers.gather(self.tower(self.text[workers.share(n)]), n)
         if needs is None:
-            return workers.gather(self.tower(self.text[rows[workers.share(len(rows))]]), len(rows))
-        return workers.spread(self.tower(self.text[rows[needs[workers.rank]]]), needs, len(rows))
+            return workers.gather(self.tower(self.text.index_select(0, rows[workers.share(len(rows))])), len(rows))
+        return workers.spread(self.tower(self.text.index_select(0, rows[needs[workers.rank]])), needs, len(rows))
 
     def scored(self, graph: Tensor | None, text: Tensor | None, side: Side, kind: str = "") -> Tensor:
         """Z of some nodes, see :func:`fuse`."""
@@ -292,7 +293,7 @@ class Recommender(nn.Module):
         if self.own is None:
             return None
         x_u, x_i, _, _ = self.own(edges)
-        g = (None, None) if graph is None else (graph.users[users], graph.items[items])
+        g = (None, None) if graph is None else (graph.users.index_select(0, users), graph.items.index_select(0, items))
         return Pair(self.scored(g[0], self.tower(x_u), "user"), self.scored(g[1], self.tower(x_i), "item"))
 
     def has_text_of(self, nodes: Tensor, items: bool) -> Tensor:

@@ -2,8 +2,9 @@
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
+
+from symcere.model.product import matmul
 
 
 class Scorer(Protocol):
@@ -38,7 +39,5 @@ class FactorScorer:
         self.num_users, self.num_items = len(users), len(items)
 
     def scores(self, users: Tensor) -> Tensor:
-        rows = self.users[users.to(self.users.device)]
-        if self.bias is None:
-            return rows @ self.items.T
-        return torch.addmm(self.bias, rows, self.items.T)
+        rows = self.users.index_select(0, users.to(self.users.device))
+        return matmul(rows, self.items.T, self.bias)

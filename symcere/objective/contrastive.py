@@ -96,9 +96,9 @@ def contrastive(
         logits = known_logits(anchors, candidates, known, scale, bias)
     else:
         row = anchor_of
-        logits = pair_logits(anchors[anchor_of], positives, scale, positive_bias)
+        logits = pair_logits(anchors.index_select(0, anchor_of), positives, scale, positive_bias)
 
-    gap = log_sum[row] - logits
+    gap = log_sum.index_select(0, row) - logits
     if kind == "sincere":  # log(exp s + exp n) − s, and 0 where n = −inf
         losses = softplus(gap)
     elif kind == "supcon":

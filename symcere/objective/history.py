@@ -60,7 +60,7 @@ class History:
         degree = self.crow[anchors + 1] - begin
         row = torch.arange(len(anchors), device=anchors.device).repeat_interleave(degree)
         shift = begin - (degree.cumsum(0) - degree)  # entry k of all rows joined is entry k + shift[row] of the history
-        col = self.col[torch.arange(len(row), device=row.device) + shift[row]]
+        col = self.col.index_select(0, shift.index_select(0, row).add_(torch.arange(len(row), device=row.device)))
         if candidates is None:
             return Known(row, col)
         col = locate(col, candidates, self.num_others)
@@ -83,4 +83,4 @@ def locate(nodes: Tensor, candidates: Tensor | None, num_nodes: int) -> Tensor:
         return nodes
     position = torch.full((num_nodes,), -1, dtype=torch.int64, device=nodes.device)
     position[candidates] = torch.arange(len(candidates), device=nodes.device)
-    return position[nodes]
+    return position.index_select(0, nodes)

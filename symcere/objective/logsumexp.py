@@ -4,17 +4,23 @@ The plain form keeps several A × C matrices. This one holds at most one of them
 problems go over a few anchors at a time, and backward computes the logits a second time.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from symcere.model.product import STEP, matmul, transposed_matmul
 from symcere.objective.history import Known
 
 # Bytes of logits in work at a time. On a CPU they should stay in its cache; a GPU wants large matrices.
 CHUNK_BYTES = {"cpu": 4 << 20}
 CHUNK_BYTES_DEVICE = 256 << 20
+# 2 to the power of what is multiplied by this: a CPU has 2ˣ in a quarter of the time of eˣ.
+LOG2_E = 1 / math.log(2)
 # A chunk of fewer anchors would spend its time adding to the gradient of the candidates.
-MIN_CHUNK = 64
+MIN_CHUNK = 256
 # Exponentials up to this size are kept for backward instead of being computed again.
 KEEP_BYTES = 128 << 20
 
@@ -55,9 +61,12 @@ def masked_logsumexp(
     keep = chunk is None and len(anchors) * row_bytes <= KEEP_BYTES and torch.is_grad_enabled()
     if chunk is None:
         budget = CHUNK_BYTES.get(anchors.device.type, CHUNK_BYTES_DEVICE)
-        chunk = max(MIN_CHUNK, budget // row_bytes)
+        chunk = max(MIN_CHUNK, budget // row_bytes // STEP * STEP)
     row, col = known if known is not None else (None, None)
-    return _MaskedLogSumExp.apply(anchors, candidates, scale, bias, row, col, min(chunk, max(1, len(anchors))), keep)
+    # The number of distinct nodes differs from batch to batch.
+    filled = F.pad(anchors, (0, 0, 0, -len(anchors) % STEP))
+    chunk = min(chunk, max(1, len(filled)))
+    return _MaskedLogSumExp.apply(filled, candidates, scale, bias, row, col, chunk, keep)[: len(anchors)]
 
 
 def combine_logsumexp(parts: Tensor) -> Tensor:
@@ -77,73 +86,74 @@ class _MaskedLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, anchors, candidates, scale, bias, row, col, chunk, keep):
         with torch.autocast(anchors.device.type, enabled=False):
-            keep = keep and any(ctx.needs_input_grad)
-            spans = _spans(len(anchors), row, chunk)
-            scaled = anchors * scale
+            ctx.spans = _spans(len(anchors), row, chunk)
+            logits = _Logits(anchors, candidates, scale, bias, row, col)
             total = anchors.new_full((len(anchors),), -torch.inf)
             sums = torch.zeros_like(total)
-            work = anchors.new_empty(len(anchors) if keep else chunk, len(candidates))
-            if len(candidates):
-                for begin, end, entries in spans:
-                    logits = work[begin:end] if keep else work[: end - begin]
-                    _logits(scaled[begin:end], candidates, bias, row, col, begin, entries, out=logits)
-                    peak = logits.amax(1)
-                    peak.masked_fill_(peak == -torch.inf, 0)  # nothing left: exp(-inf - 0) = 0, never -inf + inf
-                    torch.sum(logits.sub_(peak[:, None]).exp_(), 1, out=sums[begin:end])
-                    torch.add(sums[begin:end].log(), peak, out=total[begin:end])
-        ctx.spans = spans
-        ctx.save_for_backward(anchors, candidates, scale, bias, row, col, *((work, sums) if keep else (None, total)))
+            kept = []
+            for begin, end, entries in ctx.spans if len(candidates) else []:
+                e = logits(begin, end, entries)
+                peak = e.amax(1)
+                peak.masked_fill_(peak == -torch.inf, 0)  # nothing left: 2^(-inf - 0) = 0, never -inf + inf
+                torch.sum(e.sub_(peak[:, None]).exp2_(), 1, out=sums[begin:end])
+                torch.add(sums[begin:end].log2(), peak, out=total[begin:end])
+                if keep:
+                    kept.append(e)
+        total /= LOG2_E
+        ctx.keep = keep and any(ctx.needs_input_grad)
+        norm = sums if ctx.keep else total
+        ctx.save_for_backward(anchors, candidates, scale, bias, row, col, norm, *(kept if ctx.keep else []))
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        anchors, candidates, scale, bias, row, col, kept, norm = ctx.saved_tensors
+        anchors, candidates, scale, bias, row, col, norm, *kept = ctx.saved_tensors
         wants_anchors, wants_candidates, wants_scale, wants_bias = ctx.needs_input_grad[:4]
         with torch.autocast(anchors.device.type, enabled=False):
-            scaled = anchors * scale
-            if kept is not None:  # exponentials e with sums: d total / d logits = e / sum
+            logits = _Logits(anchors, candidates, scale, bias, row, col)
+            if ctx.keep:  # exponentials e with sums: d total / d logits = e / sum
                 factor = torch.where(norm > 0, grad / norm, 0)
-                work = kept
             else:  # exponentials will be divided by their sum already
                 finite = norm > -torch.inf
                 factor = torch.where(finite, grad, 0)
-                shift = torch.where(finite, norm, 0)[:, None]
-                work = anchors.new_empty(max((end - begin for begin, end, _ in ctx.spans), default=0), len(candidates))
-            weighted = scaled * factor[:, None]
+                shift = torch.where(finite, norm, 0)[:, None] * LOG2_E
+            weighted = anchors * (scale * factor[:, None])
             # <anchor gradient> / scale = factor · (e @ candidates); the factor never touches the A × C matrix
             pulled = torch.zeros_like(anchors) if wants_anchors or wants_scale else None
-            grad_candidates = torch.zeros_like(candidates) if wants_candidates else None
+            grad_candidates = torch.zeros_like(candidates.T) if wants_candidates else None
             grad_bias = torch.zeros_like(bias) if wants_bias else None
-            for begin, end, entries in ctx.spans if len(candidates) else []:
-                if kept is not None:
-                    e = work[begin:end]
-                else:
-                    e = work[: end - begin]
-                    _logits(scaled[begin:end], candidates, bias, row, col, begin, entries, out=e)
-                    e.sub_(shift[begin:end]).exp_()
+            for number, (begin, end, entries) in enumerate(ctx.spans if len(candidates) else []):
+                e = kept[number] if ctx.keep else logits(begin, end, entries).sub_(shift[begin:end]).exp2_()
                 if pulled is not None:
-                    torch.mm(e, candidates, out=pulled[begin:end])
+                    pulled[begin:end] = matmul(e, candidates)
                 if grad_candidates is not None:
-                    grad_candidates.addmm_(e.T, weighted[begin:end])
+                    grad_candidates += transposed_matmul(weighted[begin:end], e)
                 if grad_bias is not None:
                     grad_bias.addmv_(e.T, factor[begin:end])
             if pulled is not None:
                 pulled.mul_(factor[:, None])
             grad_scale = torch.sum(pulled * anchors) if wants_scale else None
             grad_anchors = pulled * scale if wants_anchors else None
+            if grad_candidates is not None:
+                grad_candidates = grad_candidates.T
         return grad_anchors, grad_candidates, grad_scale, grad_bias, None, None, None, None
 
 
-def _logits(scaled, candidates, bias, row, col, begin, entries, out):
-    """Logits of the anchors from ``begin`` on, −inf at known positives, into ``out``."""
-    if bias is None:
-        torch.mm(scaled, candidates.T, out=out)
-    else:
-        torch.addmm(bias, scaled, candidates.T, out=out)
-    if row is not None:
-        first, last = entries
-        out.view(-1).index_fill_(0, (row[first:last] - begin) * len(candidates) + col[first:last], -torch.inf)
+class _Logits:
+    """Logits of some anchors at a time, in units of log 2 and −inf at known positives: [end − begin, C]."""
+
+    def __init__(self, anchors, candidates, scale, bias, row, col):
+        self.scaled, self.candidates = anchors * (scale * LOG2_E), candidates
+        self.bias = None if bias is None else bias * LOG2_E
+        self.row, self.col = row, col
+
+    def __call__(self, begin, end, entries):
+        logits = matmul(self.scaled[begin:end], self.candidates.T, self.bias)
+        if self.row is not None:
+            row, col = self.row[slice(*entries)] - begin, self.col[slice(*entries)]
+            logits.view(-1).index_fill_(0, row * len(self.candidates) + col, -torch.inf)
+        return logits
 
 
 def _spans(anchors: int, row: Tensor | None, chunk: int) -> list[tuple[int, int, tuple[int, int]]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from symcere.config import Alignment, Experiment
 from symcere.model.nodes import distinct
+from symcere.model.product import Linear
 from symcere.model.propagation import Graph, Noise
 from symcere.model.recommender import Pair, Recommender, Views
 from symcere.model.workers import Needs
@@ -63,7 +64,7 @@ class Side:
     @property
     def at_pair(self) -> Tensor:
         """int64 [B]: position in ``nodes`` of each pair's node."""
-        return self.distinct[self.of_pair]
+        return self.distinct.index_select(0, self.of_pair)
 
     def at(self, nodes: Tensor) -> Tensor:
         """Positions in ``nodes`` of some of them; any, where the node is none (−1)."""
@@ -73,7 +74,7 @@ class Side:
         """The candidates' rows of ``rows`` [n, …]."""
         if self.candidates is None:
             return rows
-        return rows[self.at(self.candidates.ids)]
+        return rows.index_select(0, self.at(self.candidates.ids))
 
     def pairs_of(self, anchors: slice) -> Tensor | slice:
         """The pairs of some of the distinct nodes: their positions in the batch."""
@@ -136,7 +137,7 @@ class TotalLoss(nn.Module):
             # RLMRec-Gen: what stands for a masked node, and the way from the graph view back to a profile.
             d, t = self.model_settings.dim, model.text.shape[1]
             self.mask = nn.Parameter(torch.empty(d).normal_(std=0.1))
-            self.decoder = nn.Sequential(nn.Linear(d, (d + t) // 2), nn.LeakyReLU(), nn.Linear((d + t) // 2, t))
+            self.decoder = nn.Sequential(Linear(d, (d + t) // 2), nn.LeakyReLU(), Linear((d + t) // 2, t))
 
     def _weights(self, side: History) -> Tensor:
         return side.degree.clamp_min(1)
@@ -204,7 +205,7 @@ class TotalLoss(nn.Module):
     ) -> Side:
         ranking = self.settings.ranking
         ids, position = distinct(of_batch, history.num_nodes)
-        of_pair = position[of_batch]
+        of_pair = position.index_select(0, of_batch)
         both = ranking.loss == "symcere" or history is self.items
         if ranking.loss not in ("bpr", "directau") and both:
             if draw is None:
@@ -290,7 +291,8 @@ class TotalLoss(nn.Module):
                 (None, None) if model.bias is None else (model.bias[batch.items[pairs]], model.bias[negatives])
             )
             positive = pair_logits(left, right, self.temperature.scale, bias)
-            negative = pair_logits(left[:, None], z.items[items.at(negatives)], self.temperature.scale, others)
+            drawn = z.items.index_select(0, items.at(negatives).flatten()).unflatten(0, negatives.shape)
+            negative = pair_logits(left[:, None], drawn, self.temperature.scale, others)
             return self._mean(bpr(positive, negative, negatives >= 0), (every >= 0).sum())
 
         own = None
@@ -311,7 +313,7 @@ class TotalLoss(nn.Module):
         own = model.own_free(batch.edges[pairs], views.graph, at_users, at_items)
         if own is not None:
             return own.users, own.items
-        return views.scored.users[at_users], views.scored.items[at_items]
+        return views.scored.users.index_select(0, at_users), views.scored.items.index_select(0, at_items)
 
     def _one_side(
         self,
@@ -333,7 +335,8 @@ class TotalLoss(nn.Module):
         of_rows, positives = positives, positives[pairs]
         nodes = here.nodes[here.distinct]
         if own is None:
-            anchors, of_positive = anchor_rows[here.distinct[mine]], candidate_rows[there.at_pair[pairs]]
+            anchors = anchor_rows.index_select(0, here.distinct[mine])
+            of_positive = candidate_rows.index_select(0, there.at_pair[pairs])
             anchor_of = here.of_pair[pairs] - mine.start
         else:
             anchors, of_positive = own
@@ -369,7 +372,7 @@ class TotalLoss(nn.Module):
             known=known,
             positive_at=positive_at,
             bias=None if bias is None else (bias if ids is None else bias[ids]),
-            positive_bias=None if bias is None else bias[positives],
+            positive_bias=None if bias is None else bias.index_select(0, positives),
             log_inclusion=correction,
             across=self._across if self.shard_candidates else None,
         )
@@ -389,9 +392,9 @@ class TotalLoss(nn.Module):
             nodes = side.nodes[side.distinct] + shift
             counts = model.has_text[nodes] if masked is None else model.has_text[nodes] & masked[nodes]
             rows = side.distinct[counts]
-            graph = _of(views.graph, shift)[rows]
+            graph = _of(views.graph, shift).index_select(0, rows)
             if masked is None:
-                left, right = graph, _of(views.text, shift)[rows]
+                left, right = graph, _of(views.text, shift).index_select(0, rows)
             else:
                 left, right = self.decoder(graph), model.text[nodes[counts]]
             total = total + self._identity(left, right, 1 / s.temperature, both=s.loss == "symcere")
@@ -433,7 +436,8 @@ class TotalLoss(nn.Module):
         With ``text`` one of the views is made of text: nodes without a training review take no part.
         """
         u, i = users.nodes[users.distinct], items.nodes[items.distinct]
-        left, right = F.normalize(left[users.distinct], dim=-1), F.normalize(right[items.distinct], dim=-1)
+        left = F.normalize(left.index_select(0, users.distinct), dim=-1)
+        right = F.normalize(right.index_select(0, items.distinct), dim=-1)
         of_user, of_item = users.of_pair, items.of_pair
         if text:
             has_u, has_i = model.has_text_of(u, False), model.has_text_of(i, True)
@@ -453,7 +457,7 @@ class TotalLoss(nn.Module):
             return self._mean(
                 contrastive(
                     rows[mine],
-                    candidates[at],
+                    candidates.index_select(0, at),
                     candidates,
                     kind=kind,
                     scale=scale,
@@ -474,7 +478,7 @@ class TotalLoss(nn.Module):
         u, i = users.nodes[users.distinct], items.nodes[items.distinct]
         if s.kind == "xsimgcl":
             views_of = [
-                (v.users[users.distinct], v.items[items.distinct])
+                (v.users.index_select(0, users.distinct), v.items.index_select(0, items.distinct))
                 for v in (cast(Pair, views.graph), cast(Pair, views.kept))
             ]
         else:

@@ -1,0 +1,87 @@
+"""Matrix products in float32, at the rate of the core.
+
+On a CPU torch multiplies float32 by MKL, which gives AVX-512 to Intel's processors alone: a core of AMD's Zen 5 does
+105 GFLOP/s of the 250 that it can. oneDNN, which is in torch as well and multiplies bfloat16 there, has no such
+preference; its results are those of MKL up to the order of summation.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+LARGE = 1 << 24
+"""Multiplications from which oneDNN is asked: for every new shape it first writes its machine code, in 0.3 ms."""
+
+STEP = 32
+"""Rows to which a product of many lengths is best filled up: then few shapes are new."""
+
+
+def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``a @ b + bias``, differentiable.
+
+    Args:
+        a: float [m, k], in rows (contiguous).
+        b: float [k, n], in rows, or in columns (the transpose of such a matrix).
+        bias: float [n].
+    """
+    if _by_onednn(a, b):
+        return _Product.apply(a, b, bias)
+    return a @ b if bias is None else torch.addmm(bias, a, b)
+
+
+def transposed_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """``aᵀ @ b`` [k, n] of a [m, k] and b [m, n], both in rows. The narrower one is copied."""
+    if a.shape[1] > b.shape[1]:
+        return transposed_matmul(b, a).T
+    return matmul(a.T.contiguous(), b)
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear``, of many rows by :func:`matmul`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 2:
+            return super().forward(x)
+        return matmul(x, self.weight.T, self.bias)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(a, b.T, bias, "none", [], ""))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_a, of_b, of_bias = ctx.needs_input_grad
+        return (
+            matmul(gradient, b.T) if of_a else None,
+            transposed_matmul(a, gradient) if of_b else None,
+            gradient.sum(0) if of_bias else None,
+        )
+
+
+def _by_onednn(a: Tensor, b: Tensor) -> bool:
+    return (
+        a.dtype == b.dtype == torch.float32
+        and a.device.type == b.device.type == "cpu"
+        and a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # the compiler chooses itself
+        and _mkl_holds_back()
+    )
+
+
+@cache
+def _mkl_holds_back() -> bool:
+    """Whether this is a processor of AMD with AVX-512."""
+    try:
+        made_by_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return made_by_amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkl.is_available()
