@@ -63,8 +63,12 @@ def masked_logsumexp(
         budget = CHUNK_BYTES.get(anchors.device.type, CHUNK_BYTES_DEVICE)
         chunk = max(MIN_CHUNK, budget // row_bytes // STEP * STEP)
     row, col = known if known is not None else (None, None)
-    # The number of distinct nodes differs from batch to batch.
-    filled = F.pad(anchors, (0, 0, 0, -len(anchors) % STEP))
+    # How many distinct nodes there are differs from batch to batch: filled up, products have few shapes.
+    filled, spare = F.pad(anchors, (0, 0, 0, -len(anchors) % STEP)), -len(candidates) % STEP
+    if spare:
+        bias = candidates.new_zeros(len(candidates)) if bias is None else bias
+        bias = F.pad(bias, (0, spare), value=-torch.inf)
+        candidates = F.pad(candidates, (0, 0, 0, spare))
     chunk = min(chunk, max(1, len(filled)))
     return _MaskedLogSumExp.apply(filled, candidates, scale, bias, row, col, chunk, keep)[: len(anchors)]
 
@@ -86,7 +90,7 @@ class _MaskedLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, anchors, candidates, scale, bias, row, col, chunk, keep):
         with torch.autocast(anchors.device.type, enabled=False):
-            ctx.spans = _spans(len(anchors), row, chunk)
+            ctx.spans, ctx.keep = _spans(len(anchors), row, chunk), keep and any(ctx.needs_input_grad)
             logits = _Logits(anchors, candidates, scale, bias, row, col)
             total = anchors.new_full((len(anchors),), -torch.inf)
             sums = torch.zeros_like(total)
@@ -97,12 +101,12 @@ class _MaskedLogSumExp(torch.autograd.Function):
                 peak.masked_fill_(peak == -torch.inf, 0)  # nothing left: 2^(-inf - 0) = 0, never -inf + inf
                 torch.sum(e.sub_(peak[:, None]).exp2_(), 1, out=sums[begin:end])
                 torch.add(sums[begin:end].log2(), peak, out=total[begin:end])
-                if keep:
+                if ctx.keep:
                     kept.append(e)
-        total /= LOG2_E
-        ctx.keep = keep and any(ctx.needs_input_grad)
+                del e  # before the next one is made
+            total /= LOG2_E
         norm = sums if ctx.keep else total
-        ctx.save_for_backward(anchors, candidates, scale, bias, row, col, norm, *(kept if ctx.keep else []))
+        ctx.save_for_backward(anchors, candidates, scale, bias, row, col, norm, *kept)
         return total
 
     @staticmethod
@@ -131,6 +135,7 @@ class _MaskedLogSumExp(torch.autograd.Function):
                     grad_candidates += transposed_matmul(weighted[begin:end], e)
                 if grad_bias is not None:
                     grad_bias.addmv_(e.T, factor[begin:end])
+                del e
             if pulled is not None:
                 pulled.mul_(factor[:, None])
             grad_scale = torch.sum(pulled * anchors) if wants_scale else None
