@@ -167,7 +167,7 @@ class Graph(nn.Module):
             both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, part), noise)
         else:
             nodes, position = distinct(rows, self.num_nodes)
-            place = position[rows]
+            place = position.index_select(0, rows)
             both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, part, nodes), noise)
         return tuple(None if layer is None else layer.index_select(0, place) for layer in both)  # type: ignore[return-value]
 
@@ -217,6 +217,8 @@ def _csr_product(offsets: Tensor, columns: Tensor, weights: Tensor, H: Tensor) -
     """A sparse matrix in CSR form times H [m, c]."""
     if H.device.type != "cpu":
         return _sparse_product(offsets, columns, weights, H)
+
+    H = H.detach()  # else embedding_bag prepares a backward that is never asked for
 
     def product(H: Tensor) -> Tensor:
         return F.embedding_bag(columns, H, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)

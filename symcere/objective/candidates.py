@@ -110,6 +110,7 @@ class Negatives:
 
     def __init__(self, history: History, weights: Tensor | None = None):
         device = history.crow.device
+        self.uniform = weights is None
         if weights is None:
             weights = torch.ones(history.num_others, dtype=torch.int64, device=device)
         self.crow = history.crow
@@ -139,5 +140,5 @@ class Negatives:
         unit = unit % unknown.clamp_min(1)  # the bias of the remainder is below 1e-9 for any catalogue that fits
         passed = torch.searchsorted(self.keys, users[:, None] * self.stride + unit, right=True)
         unit = unit + self.known[passed] - self.known[begin]
-        items = torch.searchsorted(self.item_end, unit, right=True)
+        items = unit if self.uniform else torch.searchsorted(self.item_end, unit, right=True)
         return items.masked_fill_(unknown == 0, -1)

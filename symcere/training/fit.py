@@ -258,7 +258,7 @@ class _Run:
         return {name: value / steps for name, value in zip(names, totals, strict=True)}
 
     def _step(self, edges: Tensor, random: torch.Generator) -> dict[str, Tensor]:
-        batch = Batch(self.users[edges], self.items[edges], edges)
+        batch = Batch(self.users.index_select(0, edges), self.items.index_select(0, edges), edges)
         self.optimiser.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.experiment.train.precision == "bf16"):
             terms = self.loss(self.model, batch, random)
