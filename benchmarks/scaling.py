@@ -1,6 +1,7 @@
 """How step time and memory grow with users, items, interactions, d and batch, and what that predicts.
 
-    python benchmarks/scaling.py [--quick] [--rounds 3] [--json] [--plot FILE] [--device cpu|cuda]
+    python benchmarks/scaling.py [--quick] [--rounds 3] [--json] [--plot FILE] [--check]
+                                 [--device cpu|cuda]
 
 Every size runs in a process of its own: LightGCN with BPR, 3 layers, one thread on a CPU. Fitted to the steps' times
 (CPU seconds on a CPU), in relative terms and with no negative coefficient, for N nodes, E interactions, d and batch B:
@@ -9,7 +10,8 @@ Every size runs in a process of its own: LightGCN with BPR, 3 layers, one thread
     memory = m0 + m1 · N·d + m2 · E + m3 · B·d
 
 With ``--device cuda`` the steps and the memory are the GPU's. The sizes at the wall of machines that were not measured
-are told by the memory law alone; their times are not guessed.
+are told by the memory law alone; their times are not guessed. ``--check`` measures the first predicted size as well:
+1 M users x 200,000 items x 20 M interactions.
 """
 
 import argparse
@@ -134,7 +136,7 @@ def plot(path: Path, sizes: list[Size], found: list[dict[str, float]], laws: lis
     for number, (axis, key, unit) in enumerate(zip(axes, ("seconds", "bytes"), (1e3, 1e-6), strict=True)):
         told = [terms(s)[number] @ laws[number] * unit for s in sizes]
         axis.loglog([f[key] * unit for f in found], told, "o")
-        axis.axline((1, 1), slope=1, color="0.7", zorder=0)
+        axis.axline((1, 1), (10, 10), color="0.7", zorder=0)
         axis.set(xlabel="measured", ylabel="fitted", title="ms a step" if number == 0 else "MB")
     figure.tight_layout()
     figure.savefig(path)
@@ -144,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="five sizes, one round")
+    parser.add_argument("--check", action="store_true", help="measure the first predicted size too, on this device")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", action="store_true")
@@ -155,16 +158,18 @@ def main() -> None:
         return
     from training import HERE
 
-    sizes = [{**BASE, **change} for n, change in enumerate(GRID) if not args.quick or n in QUICK]
-    found = []
-    for size in sizes:
+    def measure(size: Size) -> dict[str, float]:
         command = [sys.executable, __file__, "--case", json.dumps(size), "--rounds", str(rounds)]
         command += ["--device", args.device]
         environment = {**os.environ, **HERE}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
+        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         told = ", ".join(f"{k} {v:,}" for k, v in size.items())
-        print(f"{told}: {1e3 * found[-1]['seconds']:.1f} ms, {found[-1]['bytes'] / 1e6:.0f} MB", file=sys.stderr)
+        print(f"{told}: {1e3 * found['seconds']:.1f} ms, {found['bytes'] / 1e6:.0f} MB", file=sys.stderr)
+        return found
+
+    sizes = [{**BASE, **change} for n, change in enumerate(GRID) if not args.quick or n in QUICK]
+    found = [measure(size) for size in sizes]
     rows = [np.array(r) for r in zip(*(terms(s) for s in sizes), strict=True)]
     measured = [np.array([f[key] for f in found]) for key in ("seconds", "bytes")]
     laws = [fit(r, m) for r, m in zip(rows, measured, strict=True)]
@@ -180,6 +185,9 @@ def main() -> None:
         "predicted": predict(*laws),
         "nodes_at_the_wall": {machine: wall(laws[1], *of) for machine, of in MACHINES.items()},
     }
+    if args.check:
+        name, size = next(iter(PREDICTED.items()))
+        result["checked"] = {"size": name, **measure(size)}
     if args.json:
         print(json.dumps(result))
         return
