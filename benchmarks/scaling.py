@@ -71,7 +71,7 @@ def cache_of(device: str) -> float:
     try:
         told = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text().strip()
         return float(told.rstrip("KM")) * {"K": 2**10, "M": 2**20}[told[-1]]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError):
         return 32.0 * 2**20
 
 

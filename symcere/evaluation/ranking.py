@@ -39,7 +39,7 @@ def top_k(
     indices is correlated with popularity, and ``torch.topk`` alone promises no order.
 
     Args:
-        scorer: what ranks. A :class:`FactorScorer` is scored in place, without a new matrix for each chunk.
+        scorer: what ranks. Scores of a :class:`FactorScorer` are written to, those of others copied first.
         users: int64 [B], in any order.
         k: at most the number of items.
         exclude: [U, I]; the entries of a user's row are never recommended to that user.
@@ -112,7 +112,7 @@ def _chunks(scorer: Scorer, users: Tensor, chunk_bytes: int | None) -> Iterator[
         scores = scorer.scores(part)
         dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
         # Other scores are never written to: they may be the scorer's own.
-        yield scores.to(dtype, copy=not fresh).contiguous()
+        yield scores.to(dtype, copy=not fresh, memory_format=torch.contiguous_format)
         del scores  # before the next ones are made
 
 

@@ -23,20 +23,36 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """``a @ b + bias``, differentiable.
 
     Args:
-        a: float [m, k], in rows (contiguous).
-        b: float [k, n], in rows, or in columns (the transpose of such a matrix).
+        a: float [m, k].
+        b: float [k, n]; in rows, or in columns as the transpose of such a matrix: else it is copied.
         bias: float [n].
     """
-    if _by_onednn(a, b):
+    if by_onednn(a, b, bias):
         return _Product.apply(a, b, bias)
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
 def transposed_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """``aᵀ @ b`` [k, n] of a [m, k] and b [m, n], both in rows. The narrower one is copied."""
+    """``aᵀ @ b`` [k, n] of a [m, k] and b [m, n]. By oneDNN the narrower one is copied."""
+    if not by_onednn(a.T, b):
+        return a.T @ b
     if a.shape[1] > b.shape[1]:
         return transposed_matmul(b, a).T
     return matmul(a.T.contiguous(), b)
+
+
+def by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN makes this product."""
+    return (
+        not torch.compiler.is_compiling()  # the compiler chooses itself
+        and a.dtype == b.dtype == torch.float32
+        and a.device.type == b.device.type == "cpu"
+        and (bias is None or (bias.dtype == torch.float32 and bias.shape == b.shape[1:]))
+        and a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
+        and not torch.is_autocast_enabled("cpu")
+        and bool(torch.backends.mkldnn.enabled)
+        and _mkl_holds_back()
+    )
 
 
 class Linear(nn.Linear):
@@ -51,30 +67,23 @@ class Linear(nn.Linear):
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(a, b.T, bias, "none", [], ""))
+        of_a, of_b, _ = ctx.needs_input_grad
+        ctx.save_for_backward(a if of_b else None, b if of_a else None)
+        # Of matrices with gaps between their rows oneDNN takes a hundred times as long, and a bias it reads as dense.
+        if not (b.is_contiguous() or b.T.is_contiguous()):
+            b = b.contiguous()
+        bias = None if bias is None else bias.contiguous()
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.T, bias, "none", [], ""))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         a, b = ctx.saved_tensors
-        gradient = gradient.contiguous()
         of_a, of_b, of_bias = ctx.needs_input_grad
         return (
             matmul(gradient, b.T) if of_a else None,
             transposed_matmul(a, gradient) if of_b else None,
             gradient.sum(0) if of_bias else None,
         )
-
-
-def _by_onednn(a: Tensor, b: Tensor) -> bool:
-    return (
-        a.dtype == b.dtype == torch.float32
-        and a.device.type == b.device.type == "cpu"
-        and a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()  # the compiler chooses itself
-        and _mkl_holds_back()
-    )
 
 
 @cache
@@ -84,4 +93,5 @@ def _mkl_holds_back() -> bool:
         made_by_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return made_by_amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkl.is_available()
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return made_by_amd and both and torch.backends.cpu.get_cpu_capability() == "AVX512"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from symcere.model.product import STEP, matmul, transposed_matmul
+from symcere.model.product import STEP, by_onednn, matmul, transposed_matmul
 from symcere.objective.history import Known
 
 # Bytes of logits in work at a time. On a CPU they should stay in its cache; a GPU wants large matrices.
@@ -19,8 +19,9 @@ CHUNK_BYTES = {"cpu": 4 << 20}
 CHUNK_BYTES_DEVICE = 256 << 20
 # 2 to the power of what is multiplied by this: a CPU has 2ˣ in a quarter of the time of eˣ.
 LOG2_E = 1 / math.log(2)
-# A chunk of fewer anchors would spend its time adding to the gradient of the candidates.
-MIN_CHUNK = 256
+# A chunk of fewer anchors spends its time adding to the gradient of the candidates. For so many, more memory is taken:
+# up to so much; for the least, in any case.
+MIN_CHUNK, MIN_CHUNK_BYTES, LEAST_CHUNK = 256, 32 << 20, 64
 # Exponentials up to this size are kept for backward instead of being computed again.
 KEEP_BYTES = 128 << 20
 
@@ -61,14 +62,16 @@ def masked_logsumexp(
     keep = chunk is None and len(anchors) * row_bytes <= KEEP_BYTES and torch.is_grad_enabled()
     if chunk is None:
         budget = CHUNK_BYTES.get(anchors.device.type, CHUNK_BYTES_DEVICE)
-        chunk = max(MIN_CHUNK, budget // row_bytes // STEP * STEP)
+        chunk = max(LEAST_CHUNK, min(MIN_CHUNK, MIN_CHUNK_BYTES // row_bytes), budget // row_bytes) // STEP * STEP
     row, col = known if known is not None else (None, None)
-    # How many distinct nodes there are differs from batch to batch: filled up, products have few shapes.
-    filled, spare = F.pad(anchors, (0, 0, 0, -len(anchors) % STEP)), -len(candidates) % STEP
-    if spare:
-        bias = candidates.new_zeros(len(candidates)) if bias is None else bias
-        bias = F.pad(bias, (0, spare), value=-torch.inf)
-        candidates = F.pad(candidates, (0, 0, 0, spare))
+    filled = anchors
+    if by_onednn(anchors, candidates.T):
+        # How many distinct nodes there are differs from batch to batch: filled up, products have few shapes.
+        filled, spare = F.pad(anchors, (0, 0, 0, -len(anchors) % STEP)), -len(candidates) % STEP
+        if spare:
+            bias = candidates.new_zeros(len(candidates)) if bias is None else bias
+            bias = F.pad(bias, (0, spare), value=-torch.inf)
+            candidates = F.pad(candidates, (0, 0, 0, spare))
     chunk = min(chunk, max(1, len(filled)))
     return _MaskedLogSumExp.apply(filled, candidates, scale, bias, row, col, chunk, keep)[: len(anchors)]
 
@@ -92,7 +95,7 @@ class _MaskedLogSumExp(torch.autograd.Function):
         with torch.autocast(anchors.device.type, enabled=False):
             ctx.spans, ctx.keep = _spans(len(anchors), row, chunk), keep and any(ctx.needs_input_grad)
             logits = _Logits(anchors, candidates, scale, bias, row, col)
-            total = anchors.new_full((len(anchors),), -torch.inf)
+            total = anchors.new_full((len(anchors),), -torch.inf)  # in units of log 2, as the logits
             sums = torch.zeros_like(total)
             kept = []
             for begin, end, entries in ctx.spans if len(candidates) else []:
@@ -104,10 +107,9 @@ class _MaskedLogSumExp(torch.autograd.Function):
                 if ctx.keep:
                     kept.append(e)
                 del e  # before the next one is made
-            total /= LOG2_E
         norm = sums if ctx.keep else total
         ctx.save_for_backward(anchors, candidates, scale, bias, row, col, norm, *kept)
-        return total
+        return total / LOG2_E
 
     @staticmethod
     @once_differentiable
@@ -115,17 +117,17 @@ class _MaskedLogSumExp(torch.autograd.Function):
         anchors, candidates, scale, bias, row, col, norm, *kept = ctx.saved_tensors
         wants_anchors, wants_candidates, wants_scale, wants_bias = ctx.needs_input_grad[:4]
         with torch.autocast(anchors.device.type, enabled=False):
-            logits = _Logits(anchors, candidates, scale, bias, row, col)
             if ctx.keep:  # exponentials e with sums: d total / d logits = e / sum
                 factor = torch.where(norm > 0, grad / norm, 0)
             else:  # exponentials will be divided by their sum already
+                logits = _Logits(anchors, candidates, scale, bias, row, col)
                 finite = norm > -torch.inf
                 factor = torch.where(finite, grad, 0)
-                shift = torch.where(finite, norm, 0)[:, None] * LOG2_E
+                shift = torch.where(finite, norm, 0)[:, None]
             weighted = anchors * (scale * factor[:, None])
             # <anchor gradient> / scale = factor · (e @ candidates); the factor never touches the A × C matrix
             pulled = torch.zeros_like(anchors) if wants_anchors or wants_scale else None
-            grad_candidates = torch.zeros_like(candidates.T) if wants_candidates else None
+            grad_candidates = candidates.new_zeros(candidates.T.shape) if wants_candidates else None
             grad_bias = torch.zeros_like(bias) if wants_bias else None
             for number, (begin, end, entries) in enumerate(ctx.spans if len(candidates) else []):
                 e = kept[number] if ctx.keep else logits(begin, end, entries).sub_(shift[begin:end]).exp2_()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from symcere.model import product
 from symcere.model.product import Linear, matmul, transposed_matmul
@@ -12,26 +13,53 @@ from symcere.objective.logsumexp import masked_logsumexp
 
 @pytest.fixture(params=["onednn", "torch"])
 def library(request, monkeypatch):
-    monkeypatch.setattr(product, "LARGE", 0)
+    if request.param == "onednn" and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch is without oneDNN")
+    monkeypatch.setattr(product, "LARGE", 1)
     monkeypatch.setattr(product, "_mkl_holds_back", lambda: request.param == "onednn")
     return request.param
+
+
+class Asked(TorchDispatchMode):
+    """What oneDNN is asked to multiply."""
+
+    def __enter__(self):
+        self.products = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "_linear_pointwise" in str(func):
+            self.products.append(args[:3])
+        return func(*args, **(kwargs or {}))
 
 
 def drawn(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32))
 
 
-@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
-@pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
-def test_value_and_gradients(library, columns, biased):
-    a = drawn(37, 12).requires_grad_()
-    held = drawn(23, 12, seed=1).T if columns else drawn(12, 23, seed=1)
-    b = held.requires_grad_()
-    bias = drawn(23, seed=2).requires_grad_() if biased else None
+FORMS = {
+    "rows": lambda x: x,
+    "columns": lambda x: x.T.contiguous().T,
+    "gaps": lambda x: torch.stack([x, x], dim=1)[:, 0],
+    "steps": lambda x: torch.stack([x, x], dim=-1)[..., 0],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("biased", [None, "bias", "steps", "one value"])
+def test_value_and_gradients(library, form, biased):
+    a, b = (FORMS[form](x).detach().requires_grad_() for x in (drawn(37, 12), drawn(12, 23, seed=1)))
+    bias = drawn(46, seed=2)
+    bias = {None: None, "bias": bias[:23], "steps": bias[::2], "one value": bias[:1].expand(23)}[biased]
+    bias = None if bias is None else bias.detach().requires_grad_()
     pull = drawn(37, 23, seed=3)
-    result = matmul(a, b, bias)
-    assert (type(result.grad_fn).__name__ == "_ProductBackward") == (library == "onednn")
-    (result * pull).sum().backward()
+    with Asked() as asked:
+        result = matmul(a, b, bias)
+        (result * pull).sum().backward()
+    assert len(asked.products) == (3 if library == "onednn" else 0)
+    for x, weight, _ in asked.products:  # of others it takes a hundred times as long
+        assert x.is_contiguous()
+        assert weight.is_contiguous() or weight.T.is_contiguous()
 
     A, B, P = (x.detach().double().numpy() for x in (a, b, pull))
     expected = A @ B + (0 if bias is None else bias.detach().double().numpy())
@@ -42,11 +70,19 @@ def test_value_and_gradients(library, columns, biased):
         np.testing.assert_allclose(bias.grad, P.sum(0), rtol=1e-5, atol=1e-5)
 
 
-def test_only_what_is_asked_for_gets_a_gradient(library):
-    a, b = drawn(9, 5), drawn(5, 7).requires_grad_()
-    matmul(a, b).sum().backward()
-    assert a.grad is None
-    np.testing.assert_allclose(b.grad, a.sum(0)[:, None].expand(5, 7), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("frozen", ["a", "b"])
+def test_only_what_is_asked_for_is_computed_and_kept(library, frozen):
+    a, b = drawn(9, 5), drawn(5, 7)
+    (b if frozen == "a" else a).requires_grad_()
+    kept = []
+    with Asked() as asked, torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        matmul(a, b).sum().backward()
+    assert len(asked.products) == (2 if library == "onednn" else 0)
+    assert [x.shape for x in kept] == [(a if frozen == "a" else b).shape]
+    if frozen == "a":
+        np.testing.assert_allclose(b.grad, a.sum(0)[:, None].expand(5, 7), rtol=1e-5, atol=1e-6)
+    else:
+        np.testing.assert_allclose(a.grad, b.sum(1).expand(9, 5), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("k", "n"), [(3, 11), (11, 3)])
@@ -60,6 +96,9 @@ def test_a_linear_layer_is_torchs_own(library):
     ours, theirs = Linear(8, 5), torch.nn.Linear(8, 5)
     theirs.load_state_dict(ours.state_dict())
     x = drawn(20, 8)
+    with Asked() as asked:
+        ours(x)
+    assert len(asked.products) == (library == "onednn")
     ours(x).square().sum().backward()
     theirs(x).square().sum().backward()
     torch.testing.assert_close(ours(x), theirs(x))
@@ -68,26 +107,44 @@ def test_a_linear_layer_is_torchs_own(library):
         torch.testing.assert_close(p.grad, q.grad)
 
 
-def test_a_loss_is_the_same_by_either_library(library):
-    anchors, candidates = drawn(45, 16).requires_grad_(), drawn(70, 16, seed=1).requires_grad_()
-    known = Known(torch.tensor([0, 0, 3, 44]), torch.tensor([1, 69, 5, 0]))
-    masked_logsumexp(anchors, candidates, 0.7, known=known, chunk=32).sum().backward()
+@pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("chunk", [None, 32], ids=["kept", "again"])
+@pytest.mark.parametrize(("A", "C"), [(45, 70), (64, 96), (1, 1)])
+def test_a_loss_is_the_same_by_either_library(library, A, C, chunk, biased):
+    anchors, candidates = drawn(A, 16).requires_grad_(), drawn(C, 16, seed=1).requires_grad_()
+    bias = drawn(C, seed=2).requires_grad_() if biased else None
+    pairs = torch.tensor([[0, 0], [0, C // 2], [A // 2, 3], [A - 1, 0]])[: 4 if A > 1 else 0]
+    known = Known(*pairs.T.contiguous())
+    total = masked_logsumexp(anchors, candidates, 0.7, bias, known, chunk=chunk)
+    total.sum().backward()
     a, c = anchors.detach().double().requires_grad_(), candidates.detach().double().requires_grad_()
-    logits = 0.7 * (a @ c.T)
-    logits[known.row, known.col] = -torch.inf
-    logits.logsumexp(1).sum().backward()
+    b = torch.zeros(C).double() if bias is None else bias.detach().double()
+    b.requires_grad_()
+    logits = 0.7 * (a @ c.T) + b
+    mask = torch.zeros(A, C, dtype=torch.bool)
+    mask[known.row, known.col] = True
+    expected = logits.masked_fill(mask, -torch.inf).logsumexp(1)
+    expected.sum().backward()
+    np.testing.assert_allclose(total.detach(), expected.detach(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(anchors.grad, a.grad, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(candidates.grad, c.grad, rtol=1e-4, atol=1e-5)
+    if bias is not None:
+        np.testing.assert_allclose(bias.grad, b.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("why", ["float64", "small", "autocast", "half and float"])
+@pytest.mark.filterwarnings("ignore:TF32")
+@pytest.mark.parametrize("why", ["float64", "half", "small", "autocast", "switched off", "another bias"])
 def test_other_products_are_left_to_torch(monkeypatch, why):
     monkeypatch.setattr(product, "_mkl_holds_back", lambda: True)
-    monkeypatch.setattr(product, "LARGE", 1000 if why == "small" else 0)
-    a, b = drawn(4, 8).requires_grad_(), drawn(8, 4)
-    if why == "float64":
-        a, b = a.double(), b.double()
-    with torch.autocast("cpu", torch.bfloat16, enabled=why in ("autocast", "half and float")):
-        result = matmul(a.bfloat16() if why == "half and float" else a, b)
-    assert "_Product" not in type(result.grad_fn).__name__
-    assert result.dtype == {"float64": torch.float64, "small": torch.float32}.get(why, torch.bfloat16)
+    monkeypatch.setattr(product, "LARGE", 1000 if why == "small" else 1)
+    dtype = {"float64": torch.float64, "half": torch.bfloat16}.get(why, torch.float32)
+    a, b = drawn(4, 8).to(dtype), drawn(8, 4).to(dtype)
+    bias = drawn(4, 4).to(dtype) if why == "another bias" else None
+    with (
+        Asked() as asked,
+        torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"),
+        torch.backends.mkldnn.flags(enabled=why != "switched off"),
+    ):
+        result = matmul(a, b, bias)
+    assert not asked.products
+    assert result.dtype == (torch.bfloat16 if why == "autocast" else dtype)

@@ -64,11 +64,25 @@ def test_equals_plain_form_for_any_shape(A, C, d, share, bias, seed, chunk):
     check(*problem(A, C, d, share, bias, seed), chunk)
 
 
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "again"])
+def test_several_chunks(monkeypatch, keep):
+    """Of a size that is chosen by itself."""
+    monkeypatch.setitem(logsumexp.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setattr(logsumexp, "MIN_CHUNK_BYTES", 0)
+    monkeypatch.setattr(logsumexp, "KEEP_BYTES", logsumexp.KEEP_BYTES if keep else 0)
+    sizes = []
+    spans = logsumexp._spans
+    monkeypatch.setattr(logsumexp, "_spans", lambda *args: sizes.append(len(spans(*args))) or spans(*args))
+    check(*problem(150, 40, 5, 0.3, True, seed=3), None)
+    assert set(sizes) == {3}
+
+
 def test_large_problems_are_computed_again_in_chunks(monkeypatch):
     """Beyond its budget the default form must not keep the exponentials; the values stay."""
     leaves, mask, weight = problem(150, 40, 5, 0.3, True, seed=1)
     monkeypatch.setattr(logsumexp, "KEEP_BYTES", 0)
     monkeypatch.setitem(logsumexp.CHUNK_BYTES, "cpu", 0)
+    monkeypatch.setattr(logsumexp, "MIN_CHUNK_BYTES", 0)  # three chunks of the least size
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
         masked_logsumexp(*leaves[:2], leaves[2], leaves[3])
