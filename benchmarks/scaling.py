@@ -125,6 +125,7 @@ def fit(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
     from scipy.optimize import nnls
 
     scale = rows.max(axis=0)
+    scale[scale == 0] = 1  # a term that no size has
     return nnls(rows / scale / values[:, None], np.ones(len(values)))[0] / scale
 
 
