@@ -34,6 +34,20 @@ def anchors() -> Path:
     return require(ROOT.parent / "shared" / "anchors")
 
 
+@pytest.fixture(params=["onednn", "torch"])
+def library(request, monkeypatch) -> str:
+    """What multiplies float32 matrices, of every size."""
+    import torch
+
+    from symcere.model import product
+
+    if request.param == "onednn" and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch is without oneDNN")
+    monkeypatch.setattr(product, "LARGE", 1)
+    monkeypatch.setattr(product, "_mkl_holds_back", lambda: request.param == "onednn")
+    return request.param
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     """An empty home of its own."""

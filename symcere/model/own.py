@@ -94,7 +94,7 @@ class OwnFree(nn.Module):
             The users' rows [B, t], the items' rows [B, t]; whether the user, and the item, still has text, bool [B].
         """
         u, i = self.users[edges], self.items[edges]
-        Y_u, Y_i = self.tables[u], self.tables[i]  # [B, n, t]
+        Y_u, Y_i = self.tables.index_select(0, u), self.tables.index_select(0, i)  # [B, n, t]
         has_u, has_i = self.counts[u] > 0, self.counts[i] > 0
         if not (self.drop_text or self.drop_edge):
             return Y_u[:, 0], Y_i[:, 0], has_u, has_i

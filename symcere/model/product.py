@@ -27,18 +27,17 @@ def matmul(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         b: float [k, n]; in rows, or in columns as the transpose of such a matrix: else it is copied.
         bias: float [n].
     """
-    if by_onednn(a, b, bias):
-        return _Product.apply(a, b, bias)
-    return a @ b if bias is None else torch.addmm(bias, a, b)
+    if not by_onednn(a, b, bias):
+        return a @ b if bias is None else torch.addmm(bias, a, b)
+    # Of matrices with gaps between their rows oneDNN takes a hundred times as long, and a bias it reads as dense.
+    if not (b.is_contiguous() or b.T.is_contiguous()):
+        b = b.contiguous()
+    return _Product.apply(a.contiguous(), b, None if bias is None else bias.contiguous())
 
 
 def transposed_matmul(a: Tensor, b: Tensor) -> Tensor:
     """``aᵀ @ b`` [k, n] of a [m, k] and b [m, n]. By oneDNN the narrower one is copied."""
-    if not by_onednn(a.T, b):
-        return a.T @ b
-    if a.shape[1] > b.shape[1]:
-        return transposed_matmul(b, a).T
-    return matmul(a.T.contiguous(), b)
+    return matmul(b.T, a).T if a.shape[1] > b.shape[1] else matmul(a.T, b)
 
 
 def by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> bool:
@@ -69,11 +68,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         of_a, of_b, _ = ctx.needs_input_grad
         ctx.save_for_backward(a if of_b else None, b if of_a else None)
-        # Of matrices with gaps between their rows oneDNN takes a hundred times as long, and a bias it reads as dense.
-        if not (b.is_contiguous() or b.T.is_contiguous()):
-            b = b.contiguous()
-        bias = None if bias is None else bias.contiguous()
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.T, bias, "none", [], ""))
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(a, b.T, bias, "none", [], ""))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -396,7 +396,7 @@ class TotalLoss(nn.Module):
             if masked is None:
                 left, right = graph, _of(views.text, shift).index_select(0, rows)
             else:
-                left, right = self.decoder(graph), model.text[nodes[counts]]
+                left, right = self.decoder(graph), model.text.index_select(0, nodes[counts])
             total = total + self._identity(left, right, 1 / s.temperature, both=s.loss == "symcere")
         return total
 

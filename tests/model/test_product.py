@@ -7,17 +7,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from symcere.model import product
 from symcere.model.product import Linear, matmul, transposed_matmul
-from symcere.objective.history import Known
-from symcere.objective.logsumexp import masked_logsumexp
-
-
-@pytest.fixture(params=["onednn", "torch"])
-def library(request, monkeypatch):
-    if request.param == "onednn" and not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch is without oneDNN")
-    monkeypatch.setattr(product, "LARGE", 1)
-    monkeypatch.setattr(product, "_mkl_holds_back", lambda: request.param == "onednn")
-    return request.param
 
 
 class Asked(TorchDispatchMode):
@@ -105,31 +94,6 @@ def test_a_linear_layer_is_torchs_own(library):
     torch.testing.assert_close(ours(x[0]), theirs(x[0]))
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
-
-
-@pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
-@pytest.mark.parametrize("chunk", [None, 32], ids=["kept", "again"])
-@pytest.mark.parametrize(("A", "C"), [(45, 70), (64, 96), (1, 1)])
-def test_a_loss_is_the_same_by_either_library(library, A, C, chunk, biased):
-    anchors, candidates = drawn(A, 16).requires_grad_(), drawn(C, 16, seed=1).requires_grad_()
-    bias = drawn(C, seed=2).requires_grad_() if biased else None
-    pairs = torch.tensor([[0, 0], [0, C // 2], [A // 2, 3], [A - 1, 0]])[: 4 if A > 1 else 0]
-    known = Known(*pairs.T.contiguous())
-    total = masked_logsumexp(anchors, candidates, 0.7, bias, known, chunk=chunk)
-    total.sum().backward()
-    a, c = anchors.detach().double().requires_grad_(), candidates.detach().double().requires_grad_()
-    b = torch.zeros(C).double() if bias is None else bias.detach().double()
-    b.requires_grad_()
-    logits = 0.7 * (a @ c.T) + b
-    mask = torch.zeros(A, C, dtype=torch.bool)
-    mask[known.row, known.col] = True
-    expected = logits.masked_fill(mask, -torch.inf).logsumexp(1)
-    expected.sum().backward()
-    np.testing.assert_allclose(total.detach(), expected.detach(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(anchors.grad, a.grad, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(candidates.grad, c.grad, rtol=1e-4, atol=1e-5)
-    if bias is not None:
-        np.testing.assert_allclose(bias.grad, b.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:TF32")

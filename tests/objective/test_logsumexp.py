@@ -33,20 +33,26 @@ def problem(A, C, d, share, bias, seed, dtype=torch.float64):
     return leaves, mask, torch.randn(A, generator=g, dtype=dtype)
 
 
-def check(leaves, mask, weight, chunk):
-    """Equal to 1e-10 in value and in every gradient, and no NaN from rows in which nothing is left."""
+def check(leaves, mask, weight, chunk, tolerance=1e-10):
+    """Equal to 1e-10 in value and in every gradient, and no NaN from rows in which nothing is left.
+
+    The plain form is always in float64.
+    """
+    doubles = [x.detach().double().requires_grad_() for x in leaves]
+    row, col = mask.nonzero(as_tuple=True)
     a, c, scale, *rest = leaves
-    bias = rest[0] if rest else None
-    row, col = mask.nonzero().T
-    got = masked_logsumexp(a, c, scale, bias, Known(row, col), chunk)
-    want = plain(a, c, scale, bias, mask)
-    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    got = masked_logsumexp(a, c, scale, rest[0] if rest else None, Known(row, col), chunk)
+    a, c, scale, *rest = doubles
+    want = plain(a, c, scale, rest[0] if rest else None, mask)
+    close = {"rtol": tolerance, "atol": tolerance, "check_dtype": False}
+    torch.testing.assert_close(got, want, **close)
     finite = want > -torch.inf
     slopes = [
-        torch.autograd.grad((torch.where(finite, x, 0) * weight).sum(), leaves, allow_unused=True) for x in (got, want)
+        torch.autograd.grad((torch.where(finite, x, 0) * weight).sum(), of, allow_unused=True)
+        for x, of in ((got, leaves), (want, doubles))
     ]
     for x, y in zip(*slopes, strict=True):
-        torch.testing.assert_close(x, torch.zeros_like(x) if y is None else y, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(x, torch.zeros_like(x) if y is None else y, **close)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 12, 13, 99, None])
@@ -62,6 +68,15 @@ def test_equals_plain_form_with_uneven_last_chunk(chunk, bias):
 )  # fmt: skip
 def test_equals_plain_form_for_any_shape(A, C, d, share, bias, seed, chunk):
     check(*problem(A, C, d, share, bias, seed), chunk)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("chunk", [None, 32], ids=["kept", "again"])
+@pytest.mark.parametrize(("A", "C"), [(45, 70), (64, 96), (1, 1)])
+def test_float32_by_either_library(library, A, C, chunk, bias):
+    leaves, mask, weight = problem(A, C, 16, 0.1, bias, seed=4, dtype=torch.float32)
+    leaves[2] = torch.tensor(0.7, requires_grad=True)
+    check(leaves, mask, weight, chunk, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "again"])
