@@ -6,11 +6,12 @@ preference; its results are those of MKL up to the order of summation.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from symcere.processor import made_by_amd
 
 LARGE = 1 << 24
 """Multiplications from which oneDNN is asked: for every new shape it first writes its machine code, in 0.3 ms."""
@@ -84,9 +85,5 @@ class _Product(torch.autograd.Function):
 @cache
 def _mkl_holds_back() -> bool:
     """Whether this is a processor of AMD with AVX-512."""
-    try:
-        made_by_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return made_by_amd and both and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return made_by_amd() and both and torch.backends.cpu.get_cpu_capability() == "AVX512"

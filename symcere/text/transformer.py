@@ -1,4 +1,4 @@
-"""A Hugging Face transformer as a text encoder: sorted by length, batched by tokens, bf16 where the hardware has it."""
+"""A Hugging Face transformer as a text encoder: sorted by length, batched by tokens, bf16 where it is faster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,14 +36,14 @@ class Transformer:
         """
         Args:
             device: by default the GPU if there is one.
-            precision: by default bfloat16 where the device computes in it, else float32.
+            precision: by default bfloat16 where the device is faster in it, else float32.
 
         Raises:
             UserError: the model is found nowhere, or cannot be read.
         """
         self.settings = settings
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.precision = precision or (torch.bfloat16 if _has_bf16(self.device) else torch.float32)
+        self.precision = precision or (torch.bfloat16 if _has_fast_bf16(self.device) else torch.float32)
         self.folder = find_model(settings)
         # Precision and device are not part of it: they move a vector by a cosine of 0.0001.
         self.identity: dict[str, Any] = {
@@ -86,7 +86,7 @@ class Transformer:
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         model = model.eval().requires_grad_(False).to(self.device)
-        return cpu.pack(model) if on_cpu and self.precision == torch.bfloat16 else model
+        return cpu.pack(model) if on_cpu else model
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -197,7 +197,7 @@ def pool(states: Tensor, lengths: Tensor, pooling: str) -> Tensor:
     return F.normalize(pooled, dim=1)
 
 
-def _has_bf16(device: torch.device) -> bool:
+def _has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and cpu.has_bf16()
+    return device.type == "cpu" and cpu.has_fast_bf16()

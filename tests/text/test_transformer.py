@@ -232,16 +232,33 @@ def test_plain_models_use_it_and_others_do_not(tiny_bert, tiny_llama):
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
-def test_packed_layers_give_the_values_of_the_plain_ones(tiny_bert, monkeypatch):
+@pytest.mark.parametrize(("precision", "least"), [(torch.float32, 0.999999), (torch.bfloat16, 0.9998)])
+def test_packed_layers_give_the_values_of_the_plain_ones(tiny_bert, monkeypatch, precision, least):
     texts = letters(np.random.default_rng(2), 40)
     settings = Encoder(name=str(tiny_bert))
-    packed = Transformer(settings, device="cpu", precision=torch.bfloat16)
+    packed = Transformer(settings, device="cpu", precision=precision)
     fast = packed.encode(texts)
     kinds = {type(m) for m in packed.model.modules()}
     assert cpu.PackedLinear in kinds
     monkeypatch.setattr(cpu, "pack", lambda model: model)
-    plain = Transformer(settings, device="cpu", precision=torch.bfloat16).encode(texts)
-    assert cosines(fast, plain).min() > 0.9998
+    plain = Transformer(settings, device="cpu", precision=precision).encode(texts)
+    assert cosines(fast, plain).min() > least
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "amd", "expected"),
+    [
+        (True, True, False, torch.bfloat16),
+        (False, True, True, torch.bfloat16),
+        (False, True, False, torch.float32),  # Intel's without AMX: half the rate of float32
+        (False, False, True, torch.float32),
+    ],
+)
+def test_bfloat16_is_taken_where_the_processor_is_faster_in_it(tiny_bert, monkeypatch, amx, avx512, amd, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(cpu, "made_by_amd", lambda: amd)
+    assert Transformer(Encoder(name=str(tiny_bert)), device="cpu").precision == expected
 
 
 def test_what_is_no_model_is_said(tmp_path):
