@@ -24,6 +24,9 @@ LOG2_E = 1 / math.log(2)
 MIN_CHUNK, MIN_CHUNK_BYTES, LEAST_CHUNK = 256, 32 << 20, 64
 # Exponentials up to this size are kept for backward instead of being computed again.
 KEEP_BYTES = 128 << 20
+# While no logit is further from 0, in units of log 2, powers of two of them and their sums stay within float32 as they
+# are: then no maximum has to be found and taken away first.
+SAFE = 80.0
 
 
 def masked_logsumexp(
@@ -64,6 +67,7 @@ def masked_logsumexp(
         budget = CHUNK_BYTES.get(anchors.device.type, CHUNK_BYTES_DEVICE)
         chunk = max(LEAST_CHUNK, min(MIN_CHUNK, MIN_CHUNK_BYTES // row_bytes), budget // row_bytes) // STEP * STEP
     row, col = known if known is not None else (None, None)
+    safe = _is_safe(anchors, candidates, scale, bias)
     filled = anchors
     if by_onednn(anchors, candidates.T):
         # How many distinct nodes there are differs from batch to batch: filled up, products have few shapes.
@@ -73,7 +77,7 @@ def masked_logsumexp(
             bias = F.pad(bias, (0, spare), value=-torch.inf)
             candidates = F.pad(candidates, (0, 0, 0, spare))
     chunk = min(chunk, max(1, len(filled)))
-    return _MaskedLogSumExp.apply(filled, candidates, scale, bias, row, col, chunk, keep)[: len(anchors)]
+    return _MaskedLogSumExp.apply(filled, candidates, scale, bias, row, col, chunk, keep, safe)[: len(anchors)]
 
 
 def combine_logsumexp(parts: Tensor) -> Tensor:
@@ -91,19 +95,26 @@ def combine_logsumexp(parts: Tensor) -> Tensor:
 
 class _MaskedLogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, anchors, candidates, scale, bias, row, col, chunk, keep):
+    def forward(ctx, anchors, candidates, scale, bias, row, col, chunk, keep, safe):
         with torch.autocast(anchors.device.type, enabled=False):
             ctx.spans, ctx.keep = _spans(len(anchors), row, chunk), keep and any(ctx.needs_input_grad)
-            logits = _Logits(anchors, candidates, scale, bias, row, col)
+            # What is safe takes the bias as a weight of each exponential: that costs no pass over the logits.
+            weight = (bias * LOG2_E).exp2_() if safe and bias is not None else None
+            ctx.weight = weight
+            logits = _Logits(anchors, candidates, scale, None if safe else bias, row, col)
             total = anchors.new_full((len(anchors),), -torch.inf)  # in units of log 2, as the logits
             sums = torch.zeros_like(total)
             kept = []
             for begin, end, entries in ctx.spans if len(candidates) else []:
-                e = logits(begin, end, entries)
-                peak = e.amax(1)
-                peak.masked_fill_(peak == -torch.inf, 0)  # nothing left: 2^(-inf - 0) = 0, never -inf + inf
-                torch.sum(e.sub_(peak[:, None]).exp2_(), 1, out=sums[begin:end])
-                torch.add(sums[begin:end].log2(), peak, out=total[begin:end])
+                e, here = logits(begin, end, entries), slice(begin, end)
+                peak = None
+                if not safe:
+                    peak = e.amax(1)
+                    peak.masked_fill_(peak == -torch.inf, 0)  # nothing left: 2^(-inf - 0) = 0, never -inf + inf
+                    e.sub_(peak[:, None])
+                e.exp2_()
+                sums[here] = e.sum(1) if weight is None else e @ weight
+                total[here] = sums[here].log2() if peak is None else sums[here].log2().add_(peak)
                 if ctx.keep:
                     kept.append(e)
                 del e  # before the next one is made
@@ -115,16 +126,18 @@ class _MaskedLogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         anchors, candidates, scale, bias, row, col, norm, *kept = ctx.saved_tensors
+        weight = ctx.weight
         wants_anchors, wants_candidates, wants_scale, wants_bias = ctx.needs_input_grad[:4]
         with torch.autocast(anchors.device.type, enabled=False):
             if ctx.keep:  # exponentials e with sums: d total / d logits = e / sum
                 factor = torch.where(norm > 0, grad / norm, 0)
             else:  # exponentials will be divided by their sum already
-                logits = _Logits(anchors, candidates, scale, bias, row, col)
+                logits = _Logits(anchors, candidates, scale, bias if weight is None else None, row, col)
                 finite = norm > -torch.inf
                 factor = torch.where(finite, grad, 0)
                 shift = torch.where(finite, norm, 0)[:, None]
             weighted = anchors * (scale * factor[:, None])
+            pulling = candidates if weight is None else candidates * weight[:, None]
             # <anchor gradient> / scale = factor · (e @ candidates); the factor never touches the A × C matrix
             pulled = torch.zeros_like(anchors) if wants_anchors or wants_scale else None
             grad_candidates = candidates.new_zeros(candidates.T.shape) if wants_candidates else None
@@ -132,7 +145,7 @@ class _MaskedLogSumExp(torch.autograd.Function):
             for number, (begin, end, entries) in enumerate(ctx.spans if len(candidates) else []):
                 e = kept[number] if ctx.keep else logits(begin, end, entries).sub_(shift[begin:end]).exp2_()
                 if pulled is not None:
-                    pulled[begin:end] = matmul(e, candidates)
+                    pulled[begin:end] = matmul(e, pulling)
                 if grad_candidates is not None:
                     grad_candidates += transposed_matmul(weighted[begin:end], e)
                 if grad_bias is not None:
@@ -142,9 +155,13 @@ class _MaskedLogSumExp(torch.autograd.Function):
                 pulled.mul_(factor[:, None])
             grad_scale = torch.sum(pulled * anchors) if wants_scale else None
             grad_anchors = pulled * scale if wants_anchors else None
+            if weight is not None:
+                for gradient in (grad_candidates, grad_bias):
+                    if gradient is not None:
+                        gradient.mul_(weight)
             if grad_candidates is not None:
                 grad_candidates = grad_candidates.T
-        return grad_anchors, grad_candidates, grad_scale, grad_bias, None, None, None, None
+        return grad_anchors, grad_candidates, grad_scale, grad_bias, None, None, None, None, None
 
 
 class _Logits:
@@ -161,6 +178,16 @@ class _Logits:
             row, col = self.row[slice(*entries)] - begin, self.col[slice(*entries)]
             logits.view(-1).index_fill_(0, row * len(self.candidates) + col, -torch.inf)
         return logits
+
+
+def _is_safe(anchors: Tensor, candidates: Tensor, scale: Tensor, bias: Tensor | None) -> bool:
+    """Whether all logits are known to be within ±SAFE. On a GPU they are not: to ask would be to wait for it."""
+    if anchors.device.type != "cpu" or not (len(anchors) and len(candidates)):
+        return False
+    with torch.no_grad():
+        longest = anchors.norm(dim=1).amax() * candidates.norm(dim=1).amax()
+        bound = longest * scale.abs() + (0 if bias is None else bias.abs().amax())
+        return bool(bound * LOG2_E < SAFE)
 
 
 def _spans(anchors: int, row: Tensor | None, chunk: int) -> list[tuple[int, int, tuple[int, int]]]:
