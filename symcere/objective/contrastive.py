@@ -6,7 +6,8 @@ With ``s(a, c) = scale · <a, c> + bias_c``, ``P(a)`` the known positives of an 
     supcon    mean over p ∈ P(a) ∩ C of − log exp s(a,p) / Σ_{c ∈ C} exp s(a,c)   Khosla et al., arXiv 2004.11362, eq. 2
     sincere   − log exp s(a,p) / ( exp s(a,p) + Σ_{n ∈ C \\ P(a)} exp s(a,n) )    Feeney & Hughes, arXiv 2309.14277
 
-SymCERE is the mean of ``sincere`` from both sides (Suzumura et al., arXiv 2504.02195).
+SymCERE is the mean of ``sincere`` from both sides (Suzumura et al., arXiv 2504.02195); where both compare the same two
+sets of nodes, it is :func:`symmetric`.
 
 A sampled candidate may stand for the many that were not drawn: its logit loses ``log π``, its inclusion probability, so
 that the sum estimates the one over all. The positive of a term is not drawn, it is there for certain, so its own logit
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from symcere.objective.history import Known
-from symcere.objective.logsumexp import masked_logsumexp
+from symcere.objective.logsumexp import logsumexp_both, masked_logsumexp
 from symcere.objective.term import Term
 
 Kind = Literal["infonce", "supcon", "sincere"]
@@ -106,6 +107,39 @@ def contrastive(
     else:
         losses = _infonce(gap, positive_at, log_inclusion)
     return _average(losses, row, anchor_of, len(anchors), reduction)
+
+
+def symmetric(
+    left: Tensor,
+    right: Tensor,
+    *,
+    left_of: Tensor,
+    right_of: Tensor,
+    known: Known,
+    scale: float,
+    across: Callable[[Tensor], Tensor] | None = None,
+    chunk: int | None = None,
+) -> Term:
+    """SINCERE from both sides, without a bias, for a batch of K pairs of A nodes and C nodes: the mean of their means.
+
+    What :func:`contrastive` gives for ``left`` among ``right`` and the other way round, averaged, in half the time.
+
+    Args:
+        left: float [A, d], of length one.
+        right: float [C, d], of length one.
+        left_of, right_of: int64 [K], position of each pair's nodes.
+        known: known pairs of A and C, those of the batch among them, ``History.among``.
+        scale: 1/τ.
+        across: as of :func:`contrastive`, where every worker has some of ``left``, and of the pairs those of these.
+        chunk: see :func:`~symcere.objective.logsumexp.masked_logsumexp`.
+    """
+    of_left, of_right = logsumexp_both(left, right, scale, known, chunk)
+    if across is not None:
+        of_right = across(of_right)
+    logits = pair_logits(left.index_select(0, left_of), right.index_select(0, right_of), scale)
+    gaps = of_left.index_select(0, left_of) - logits, of_right.index_select(0, right_of) - logits
+    losses = (softplus(gaps[0]) + softplus(gaps[1])) / 2
+    return _average(losses, left_of, left_of, len(left), "pair")
 
 
 def pair_logits(left: Tensor, right: Tensor, scale: Tensor | float = 1.0, bias: Tensor | None = None) -> Tensor:

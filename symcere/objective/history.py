@@ -18,6 +18,11 @@ class Known(NamedTuple):
     col: Tensor
     """int64 [nnz], position of the candidate."""
 
+    def transposed(self) -> "Known":
+        """The same with anchors and candidates in each other's place."""
+        order = self.col.argsort(stable=True)
+        return Known(self.col[order], self.row[order])
+
 
 class History:
     """Training interactions as CSR on the device, seen from one side (users or items).

@@ -1,7 +1,8 @@
 """The one expensive thing in a contrastive loss: the log-sum-exp of every anchor over many candidates.
 
 The plain form keeps several A × C matrices. This one holds at most one of them, and only a small one: larger
-problems go over a few anchors at a time, and backward computes the logits a second time.
+problems go over a few anchors at a time, and backward computes the logits a second time. A loss in both directions,
+over the same two sets of nodes, has one matrix of logits for both.
 """
 
 import math
@@ -61,23 +62,48 @@ def masked_logsumexp(
     anchors, candidates = anchors.to(dtype), candidates.to(dtype)
     scale = torch.as_tensor(scale, dtype=dtype, device=anchors.device)
     bias = None if bias is None else bias.to(dtype)
-    row_bytes = max(1, len(candidates)) * anchors.element_size()
-    keep = chunk is None and len(anchors) * row_bytes <= KEEP_BYTES and torch.is_grad_enabled()
-    if chunk is None:
-        budget = CHUNK_BYTES.get(anchors.device.type, CHUNK_BYTES_DEVICE)
-        chunk = max(LEAST_CHUNK, min(MIN_CHUNK, MIN_CHUNK_BYTES // row_bytes), budget // row_bytes) // STEP * STEP
+    chunk, keep = _sizes(anchors, len(candidates), chunk)
     row, col = known if known is not None else (None, None)
     safe = _is_safe(anchors, candidates, scale, bias)
     filled = anchors
     if by_onednn(anchors, candidates.T):
-        # How many distinct nodes there are differs from batch to batch: filled up, products have few shapes.
-        filled, spare = F.pad(anchors, (0, 0, 0, -len(anchors) % STEP)), -len(candidates) % STEP
+        spare = -len(candidates) % STEP
         if spare:
             bias = candidates.new_zeros(len(candidates)) if bias is None else bias
             bias = F.pad(bias, (0, spare), value=-torch.inf)
-            candidates = F.pad(candidates, (0, 0, 0, spare))
+        filled, candidates = _filled(anchors), _filled(candidates)
     chunk = min(chunk, max(1, len(filled)))
     return _MaskedLogSumExp.apply(filled, candidates, scale, bias, row, col, chunk, keep, safe)[: len(anchors)]
+
+
+def logsumexp_both(
+    left: Tensor, right: Tensor, scale: float, known: Known | None = None, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """:func:`masked_logsumexp` of the rows of one matrix of logits and of its columns, for half of what two would cost.
+
+    Args:
+        left: float [A, d], no row longer than one.
+        right: float [C, d], no row longer than one.
+        scale: 1/τ.
+        known: entries that neither sum holds.
+        chunk: rows in work at a time.
+
+    Returns:
+        float [A], over each row's columns, and float [C], over each column's rows; −inf where nothing is left.
+    """
+    if abs(scale) * LOG2_E >= SAFE:
+        other = None if known is None else known.transposed()
+        return masked_logsumexp(left, right, scale, known=known, chunk=chunk), masked_logsumexp(
+            right, left, scale, known=other, chunk=chunk
+        )
+    A, C = len(left), len(right)
+    dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+    left, right = left.to(dtype), right.to(dtype)
+    chunk, keep = _sizes(left, C, chunk)
+    if by_onednn(left, right.T):
+        left, right = _filled(left), _filled(right)
+    row, col = known if known is not None else (None, None)
+    return _BothLogSumExp.apply(left, right, scale, row, col, (A, C), min(chunk, max(1, len(left))), keep)
 
 
 def combine_logsumexp(parts: Tensor) -> Tensor:
@@ -164,6 +190,58 @@ class _MaskedLogSumExp(torch.autograd.Function):
         return grad_anchors, grad_candidates, grad_scale, grad_bias, None, None, None, None, None
 
 
+class _BothLogSumExp(torch.autograd.Function):
+    """Of logits within ±SAFE; beyond ``sizes`` rows and columns are zeros that only fill up."""
+
+    @staticmethod
+    def forward(ctx, left, right, scale, row, col, sizes, chunk, keep):
+        A, C = sizes
+        with torch.autocast(left.device.type, enabled=False):
+            ctx.spans, ctx.keep = _spans(len(left), row, chunk), keep and any(ctx.needs_input_grad)
+            ctx.scale, ctx.sizes = scale, sizes
+            logits = _Logits(left, right, scale, None, row, col)
+            rows, columns = left.new_zeros(len(left)), left.new_zeros(len(right))
+            kept = []
+            for begin, end, entries in ctx.spans:
+                e = logits(begin, end, entries).exp2_()
+                torch.sum(e[:, :C], 1, out=rows[begin:end])
+                columns += e[: max(0, A - begin)].sum(0)
+                if ctx.keep:
+                    kept.append(e)
+                del e  # before the next one is made
+        ctx.save_for_backward(left, right, row, col, rows, columns, *kept)
+        return rows[:A].log(), columns[:C].log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):
+        left, right, row, col, rows, columns, *kept = ctx.saved_tensors
+        wants_left, wants_right = ctx.needs_input_grad[:2]
+        with torch.autocast(left.device.type, enabled=False):
+            # d loss / d logits = e · (of its row + of its column); where nothing was summed, 0
+            of_row, of_column = (
+                F.pad(torch.where(sums[: len(g)] > 0, g / sums[: len(g)], 0), (0, len(sums) - len(g)))
+                for sums, g in zip((rows, columns), gradients, strict=True)
+            )
+            if not ctx.keep:
+                logits = _Logits(left, right, ctx.scale, None, row, col)
+            grad_left = torch.zeros_like(left) if wants_left else None
+            grad_right = right.new_zeros(right.T.shape) if wants_right else None
+            for number, (begin, end, entries) in enumerate(ctx.spans):
+                e = kept[number] if ctx.keep else logits(begin, end, entries).exp2_()
+                slope = (of_row[begin:end, None] + of_column).mul_(e)
+                del e
+                if grad_left is not None:
+                    grad_left[begin:end] = matmul(slope, right)
+                if grad_right is not None:
+                    grad_right += transposed_matmul(left[begin:end], slope)
+            if grad_left is not None:
+                grad_left.mul_(ctx.scale)
+            if grad_right is not None:
+                grad_right = grad_right.mul_(ctx.scale).T
+        return grad_left, grad_right, None, None, None, None, None, None
+
+
 class _Logits:
     """Logits of some anchors at a time, in units of log 2 and −inf at known positives: [end − begin, C]."""
 
@@ -178,6 +256,24 @@ class _Logits:
             row, col = self.row[slice(*entries)] - begin, self.col[slice(*entries)]
             logits.view(-1).index_fill_(0, row * len(self.candidates) + col, -torch.inf)
         return logits
+
+
+def _sizes(anchors: Tensor, candidates: int, chunk: int | None) -> tuple[int, bool]:
+    """Anchors in work at a time, and whether their exponentials are kept for backward."""
+    row_bytes = max(1, candidates) * anchors.element_size()
+    if chunk is not None:
+        return chunk, False
+    budget = CHUNK_BYTES.get(anchors.device.type, CHUNK_BYTES_DEVICE)
+    chunk = max(LEAST_CHUNK, min(MIN_CHUNK, MIN_CHUNK_BYTES // row_bytes), budget // row_bytes) // STEP * STEP
+    return chunk, len(anchors) * row_bytes <= KEEP_BYTES and torch.is_grad_enabled()
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """Filled up by zeros to a multiple of STEP.
+
+    How many distinct nodes there are differs from batch to batch; so products have few shapes.
+    """
+    return F.pad(rows, (0, 0, 0, -len(rows) % STEP))
 
 
 def _is_safe(anchors: Tensor, candidates: Tensor, scale: Tensor, bias: Tensor | None) -> bool:

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symcere.config import Alignment, Experiment
+from symcere.config import Alignment, Experiment, Ranking
 from symcere.model.nodes import distinct
 from symcere.model.product import Linear
 from symcere.model.propagation import Graph, Noise
 from symcere.model.recommender import Pair, Recommender, Views
 from symcere.model.workers import Needs
 from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
-from symcere.objective.contrastive import Kind, contrastive, pair_logits
+from symcere.objective.contrastive import Kind, contrastive, pair_logits, symmetric
 from symcere.objective.history import History, Known, locate
 from symcere.objective.logsumexp import combine_logsumexp
 from symcere.objective.pairwise import alignment, bpr, uniformity
@@ -131,6 +131,17 @@ class TotalLoss(nn.Module):
             and ranking.candidates == "all"
             and ranking.loss in ("softmax", "sincere", "symcere")
             and ranking.reduction != "history"
+        )
+        # Both directions then compare the same two sets of unit vectors, and nothing is added to their logits.
+        self.alike = (
+            ranking.loss == "symcere"
+            and ranking.candidates == "batch"
+            and ranking.reduction == "pair"
+            and not ranking.logq
+            and not ranking.learn_temperature
+            and self.model_settings.normalise == "l2"
+            and self.model_settings.popularity == "none"
+            and self.model_settings.drop_own == "none"
         )
         self.augmented: list[Graph] = []
         if self.settings.same.on and self.settings.same.loss == "reconstruct":
@@ -295,6 +306,8 @@ class TotalLoss(nn.Module):
             negative = pair_logits(left[:, None], drawn, self.temperature.scale, others)
             return self._mean(bpr(positive, negative, negatives >= 0), (every >= 0).sum())
 
+        if self.alike:
+            return self._aligned(model, z.users, z.items, users, items, s, text=False)
         own = None
         if model.own is not None:  # once for both directions, which then have the same anchors
             own = self._pair_rows(model, views, batch, users, items, self._anchors(users)[1])
@@ -380,7 +393,7 @@ class TotalLoss(nn.Module):
         return self._mean(term, len(here.of_pair) if by_pair else None)
 
     def _across(self, log_sums: Tensor) -> Tensor:
-        return combine_logsumexp(self.workers.stack(log_sums))
+        return log_sums if self.workers.size == 1 else combine_logsumexp(self.workers.stack(log_sums))
 
     def _same(self, model: Recommender, views: Views, users: Side, items: Side, masked: Tensor | None) -> Tensor:
         """Each node's graph view against its own text, over the distinct nodes of the batch that have a text.
@@ -415,11 +428,16 @@ class TotalLoss(nn.Module):
         left, right = F.normalize(left, dim=-1), F.normalize(right, dim=-1)
         mine = self.workers.share(len(left))
         here = torch.arange(mine.start, mine.stop, device=left.device)
-        term = self._mean(contrastive(left[mine], right[mine], right, kind="infonce", scale=scale, positive_at=here))
-        if both:
-            back = contrastive(right[mine], left[mine], left, kind="infonce", scale=scale, positive_at=here)
-            term = (term + self._mean(back)) / 2
-        return term
+        if not both:
+            return self._mean(
+                contrastive(left[mine], right[mine], right, kind="infonce", scale=scale, positive_at=here)
+            )
+        itself = Known(here - mine.start, here)
+        return self._mean(
+            symmetric(
+                left[mine], right, left_of=itself.row, right_of=here, known=itself, scale=scale, across=self._across
+            )
+        )
 
     def _aligned(
         self,
@@ -428,12 +446,12 @@ class TotalLoss(nn.Module):
         right: Tensor,
         users: Side,
         items: Side,
-        s: Alignment,
+        s: Alignment | Ranking,
         text: bool = True,
     ) -> Tensor:
-        """Users' vectors of one view against items' vectors of one view, over the distinct nodes of the batch.
+        """Users' vectors against items' vectors, on the sphere, over the distinct nodes of the batch.
 
-        With ``text`` one of the views is made of text: nodes without a training review take no part.
+        With ``text`` one of them is a text view: nodes without a training review take no part.
         """
         u, i = users.nodes[users.distinct], items.nodes[items.distinct]
         left = F.normalize(left.index_select(0, users.distinct), dim=-1)
@@ -445,32 +463,35 @@ class TotalLoss(nn.Module):
             of_user = (has_u.cumsum(0) - 1)[of_user[pairs]]
             of_item = (has_i.cumsum(0) - 1)[of_item[pairs]]
             u, i, left, right = u[has_u], i[has_i], left[has_u], right[has_i]
-        kind, scale = KINDS.get(s.loss, "sincere"), 1 / s.temperature
-
-        def one_side(
-            here: History, nodes: Tensor, others: Tensor, rows: Tensor, candidates: Tensor, of: Tensor, at: Tensor
-        ) -> Tensor:
-            mine = self.workers.share(len(rows))
-            if self.workers.size > 1:
-                pairs = (of >= mine.start) & (of < mine.stop)
-                of, at = of[pairs] - mine.start, at[pairs]
+        mine = self.workers.share(len(left))
+        if self.workers.size > 1:
+            pairs = (of_user >= mine.start) & (of_user < mine.stop)
+            of_user, of_item = of_user[pairs] - mine.start, of_item[pairs]
+        known, scale = users.history.among(u[mine], i), 1 / s.temperature
+        if s.loss == "symcere":
             return self._mean(
-                contrastive(
-                    rows[mine],
-                    candidates.index_select(0, at),
-                    candidates,
-                    kind=kind,
+                symmetric(
+                    left[mine],
+                    right,
+                    left_of=of_user,
+                    right_of=of_item,
+                    known=known,
                     scale=scale,
-                    anchor_of=of,
-                    known=here.among(nodes[mine], others),
-                    positive_at=at,
+                    across=self._across,
                 )
             )
-
-        forward = one_side(users.history, u, i, left, right, of_user, of_item)
-        if s.loss != "symcere":
-            return forward
-        return (forward + one_side(items.history, i, u, right, left, of_item, of_user)) / 2
+        return self._mean(
+            contrastive(
+                left[mine],
+                right.index_select(0, of_item),
+                right,
+                kind=KINDS.get(s.loss, "sincere"),
+                scale=scale,
+                anchor_of=of_user,
+                known=known,
+                positive_at=of_item,
+            )
+        )
 
     def _augment(self, model: Recommender, views: Views, users: Side, items: Side, random: torch.Generator) -> Tensor:
         """Two disturbed graph views of the batch's distinct nodes, contrasted node by node."""

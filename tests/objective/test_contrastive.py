@@ -20,6 +20,7 @@ from symcere.objective import (
     locate,
     masked_logsumexp,
     pair_logits,
+    symmetric,
 )
 
 KINDS = ["sincere", "infonce", "supcon"]
@@ -117,6 +118,13 @@ def reference(
     return total, count
 
 
+def both_sides(zu, zi, history, u, i, **options) -> Term:
+    """The term from both sides, over the nodes of the batch."""
+    (users, left_of), (items, right_of) = (nodes.unique(return_inverse=True) for nodes in (u, i))
+    known = history.among(users, items)
+    return symmetric(zu[users], zi[items], left_of=left_of, right_of=right_of, known=known, **options)
+
+
 @pytest.mark.parametrize("line", VALUES)
 def test_fixed_values(line):
     view, kind, *rest = line.split()
@@ -165,6 +173,8 @@ def test_fixed_values(line):
     back = one_side(zi, zu, by_item, i, u, **options).value
     for got, value in zip((forth, back, (forth + back) / 2), expected, strict=True):
         assert got.item() == pytest.approx(float(value), abs=1e-9)
+    if rest[:2] == ["batch", "pair"] and kind == "sincere":
+        assert both_sides(zu, zi, by_user, u, i, scale=5.0).value.item() == pytest.approx(float(expected[2]), abs=1e-9)
 
 
 @st.composite
@@ -430,6 +440,31 @@ def test_anchor_without_a_positive_is_not_counted(example, kind):
     assert (term.sum.item(), term.count.item(), term.value.item()) == (0, 0, 0)
     (slope,) = gradients(term, zu)
     assert not slope.any()
+
+
+@pytest.mark.parametrize("scale", [5.0, 100.0])
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_both_sides_at_once_are_the_mean_of_each(example, scale, chunk):
+    zu, zi, by_user, by_item, u, i = example
+    zu, zi = zu.clone().requires_grad_(), zi.clone().requires_grad_()
+    options = {"kind": "sincere", "reduction": "pair", "candidates": "batch", "scale": scale}
+    forth = one_side(zu, zi, by_user, u, i, **options)
+    back = one_side(zi, zu, by_item, i, u, **options)
+    both = both_sides(zu, zi, by_user, u, i, scale=scale, chunk=chunk)
+    assert both.count == forth.count == len(u)
+    want = Term((forth.sum + back.sum) / 2, forth.count)
+    assert both.value.item() == pytest.approx(want.value.item(), rel=1e-12)
+    for got, expected in zip(gradients(both, zu, zi), gradients(want, zu, zi), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_both_sides_at_once_of_two_nodes_that_know_each_other(example):
+    """Nothing is left to compare with: the loss is zero, and so is its gradient."""
+    zu, zi, by_user, _, u, i = example
+    zu, zi = zu.clone().requires_grad_(), zi.clone().requires_grad_()
+    term = both_sides(zu, zi, by_user, u[:1], i[:1], scale=5.0)
+    assert (term.value.item(), term.count.item()) == (0, 1)
+    assert not any(slope.any() for slope in gradients(term, zu, zi))
 
 
 @pytest.mark.parametrize("kind", ["sincere", "infonce"])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symcere.objective import Known, combine_logsumexp, logsumexp, masked_logsumexp
+from symcere.objective import Known, combine_logsumexp, logsumexp, logsumexp_both, masked_logsumexp
 
 
 def plain(anchors, candidates, scale, bias, mask):
@@ -79,6 +79,68 @@ def test_float32_by_either_library(library, A, C, chunk, bias):
     check(leaves, mask, weight, chunk, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1.0, 300.0], ids=["small", "large"])
+@pytest.mark.parametrize("chunk", [None, 7], ids=["kept", "again"])
+def test_float32_logits_with_and_without_a_maximum_taken(monkeypatch, scale, chunk):
+    """At 300 powers of two overflow unless a maximum is taken; small logits must do without."""
+    leaves, mask, weight = problem(45, 70, 16, 0.1, True, seed=5, dtype=torch.float32)
+    leaves[2] = torch.tensor(scale, requires_grad=True)
+    maxima, amax = [], torch.Tensor.amax
+    monkeypatch.setattr(torch.Tensor, "amax", lambda x, *of: maxima.append(x.shape) or amax(x, *of))
+    check(leaves, mask, weight, chunk, tolerance=1e-4)
+    assert any(shape[-1] == 70 for shape in maxima if len(shape) == 2) == (scale == 300)
+
+
+def check_both(A, C, d, share, seed, chunk=None, scale=4.0, dtype=torch.float64, tolerance=1e-10):
+    """Both sums and their gradients against the plain form of each, in float64."""
+    leaves, mask, weight = problem(A, C, d, share, False, seed, dtype)
+    leaves = [torch.nn.functional.normalize(x.detach(), dim=1).requires_grad_() for x in leaves[:2]]
+    if C > 2:
+        mask[:, C // 2] = True  # a column in which nothing is left
+    weight = torch.cat([weight, torch.linspace(-1, 1, C, dtype=dtype)])
+    got = torch.cat(logsumexp_both(*leaves, scale, Known(*mask.nonzero(as_tuple=True)), chunk))
+    a, c = doubles = [x.detach().double().requires_grad_() for x in leaves]
+    want = torch.cat([plain(a, c, scale, None, mask), plain(c, a, scale, None, mask.T)])
+    close = {"rtol": tolerance, "atol": tolerance, "check_dtype": False}
+    torch.testing.assert_close(got, want, **close)
+    slopes = [
+        torch.autograd.grad((torch.where(want > -torch.inf, x, 0) * weight).sum(), of)
+        for x, of in ((got, leaves), (want, doubles))
+    ]
+    for x, y in zip(*slopes, strict=True):
+        torch.testing.assert_close(x, y, **close)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), st.sampled_from([0.0, 0.2, 0.9, 1.0]),
+    st.integers(0, 999), st.sampled_from([None, 1, 2, 5]), st.sampled_from([0.5, 20.0, 200.0]),
+)  # fmt: skip
+def test_both_sums_equal_plain_forms_for_any_shape(A, C, d, share, seed, chunk, scale):
+    check_both(A, C, d, share, seed, chunk, scale)
+
+
+@pytest.mark.parametrize("scale", [5.0, 100.0], ids=["together", "apart"])
+@pytest.mark.parametrize("chunk", [None, 32], ids=["kept", "again"])
+@pytest.mark.parametrize(("A", "C"), [(45, 70), (64, 96), (1, 1)])
+def test_both_sums_in_float32_by_either_library(library, A, C, chunk, scale):
+    check_both(A, C, 16, 0.1, 6, chunk, scale, torch.float32, tolerance=1e-4)
+
+
+def test_both_sums_have_one_matrix_of_logits(monkeypatch):
+    """Unless they could leave float32: then each takes its own maximum."""
+    asked = []
+    logits = logsumexp._Logits.__call__
+    monkeypatch.setattr(logsumexp._Logits, "__call__", lambda self, *of: asked.append(of) or logits(self, *of))
+    rows = torch.eye(4)
+    logsumexp_both(rows, rows, 50.0)
+    assert len(asked) == 1
+    of_rows, of_columns = logsumexp_both(rows, rows, 500.0)
+    assert len(asked) == 3
+    torch.testing.assert_close(of_rows, torch.full((4,), 500.0))
+    torch.testing.assert_close(of_columns, torch.full((4,), 500.0))
+
+
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "again"])
 def test_several_chunks(monkeypatch, keep):
     """Of a size that is chosen by itself."""
@@ -89,7 +151,8 @@ def test_several_chunks(monkeypatch, keep):
     spans = logsumexp._spans
     monkeypatch.setattr(logsumexp, "_spans", lambda *args: sizes.append(len(spans(*args))) or spans(*args))
     check(*problem(150, 40, 5, 0.3, True, seed=3), None)
-    assert set(sizes) == {3}
+    check_both(150, 40, 5, 0.3, seed=3)
+    assert sizes == [3, 3]
 
 
 def test_large_problems_are_computed_again_in_chunks(monkeypatch):
@@ -107,10 +170,11 @@ def test_large_problems_are_computed_again_in_chunks(monkeypatch):
 
 def test_backward_twice_gives_the_same():
     leaves, _, _ = problem(9, 11, 4, 0.0, True, seed=2)
-    total = masked_logsumexp(*leaves).sum()
-    first = torch.autograd.grad(total, leaves, retain_graph=True)
-    for x, y in zip(first, torch.autograd.grad(total, leaves), strict=True):
-        assert torch.equal(x, y)
+    left, right = (torch.nn.functional.normalize(x) for x in leaves[:2])
+    for total in (masked_logsumexp(*leaves).sum(), torch.cat(logsumexp_both(left, right, 3.0)).sum()):
+        first, again = (torch.autograd.grad(total, leaves[:2], retain_graph=keep) for keep in (True, False))
+        for x, y in zip(first, again, strict=True):
+            assert torch.equal(x, y)
 
 
 def test_only_what_needs_a_gradient_gets_one():

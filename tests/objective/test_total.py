@@ -195,6 +195,20 @@ def test_contrastive_ranking(loss, candidates, reduction):
     Case(experiment(ID, {"objective.ranking": ranking})).check(ranking_by_loops)
 
 
+def test_symmetric_ranking_over_the_batch_has_one_matrix_of_logits(monkeypatch):
+    """Without a bias; the value is that of two sides."""
+    sums = []
+    original = total.symmetric
+    monkeypatch.setattr(total, "symmetric", lambda *args, **kwargs: sums.append(1) or original(*args, **kwargs))
+    for popularity, expected in (("none", 1), ("learned", 0)):
+        sums.clear()
+        layer = {"objective.ranking": {"loss": "symcere", "candidates": "batch"}, "model.popularity": popularity}
+        case = Case(experiment(BOTH, layer), seed=21)
+        case.terms()
+        assert len(sums) == expected
+        case.check(ranking_by_loops)
+
+
 @pytest.mark.parametrize(("loss", "sampling"), itertools.product(CONTRASTIVE, ("uniform", "popularity")))
 def test_contrastive_ranking_with_log_inclusion(loss, sampling):
     """Probabilities are kept in float32."""
@@ -600,6 +614,7 @@ def test_a_zero_weight_costs_nothing(monkeypatch):
         monkeypatch.setattr(owner, name, wrapped)
 
     counted(total, "contrastive")
+    counted(total, "symmetric")
     counted(Recommender, "text_view")
     counted(Recommender, "graph_view")
     counted(Graph, "dropped")
