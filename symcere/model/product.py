@@ -41,6 +41,14 @@ def transposed_matmul(a: Tensor, b: Tensor) -> Tensor:
     return matmul(b.T, a).T if a.shape[1] > b.shape[1] else matmul(a.T, b)
 
 
+def add_transposed_matmul(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """``out += aᵀ @ b`` of a [m, k] and b [m, n], without a gradient."""
+    if by_onednn(a.T, b):
+        out += transposed_matmul(a, b)
+    else:
+        out.addmm_(a.T, b)
+
+
 def by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> bool:
     """Whether oneDNN makes this product."""
     return (

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from symcere.model.product import STEP, by_onednn, matmul, transposed_matmul
+from symcere.model.product import STEP, add_transposed_matmul, by_onednn, matmul
 from symcere.objective.history import Known
 
 # Bytes of logits in work at a time. On a CPU they should stay in its cache; a GPU wants large matrices.
@@ -24,7 +24,7 @@ LOG2_E = 1 / math.log(2)
 # up to so much; for the least, in any case.
 MIN_CHUNK, MIN_CHUNK_BYTES, LEAST_CHUNK = 256, 32 << 20, 64
 # Exponentials up to this size are kept for backward instead of being computed again.
-KEEP_BYTES = 128 << 20
+KEEP_BYTES = 192 << 20
 # While no logit is further from 0, in units of log 2, powers of two of them and their sums stay within float32 as they
 # are: then no maximum has to be found and taken away first.
 SAFE = 80.0
@@ -173,7 +173,7 @@ class _MaskedLogSumExp(torch.autograd.Function):
                 if pulled is not None:
                     pulled[begin:end] = matmul(e, pulling)
                 if grad_candidates is not None:
-                    grad_candidates += transposed_matmul(weighted[begin:end], e)
+                    add_transposed_matmul(grad_candidates, weighted[begin:end], e)
                 if grad_bias is not None:
                     grad_bias.addmv_(e.T, factor[begin:end])
                 del e
@@ -186,7 +186,7 @@ class _MaskedLogSumExp(torch.autograd.Function):
                     if gradient is not None:
                         gradient.mul_(weight)
             if grad_candidates is not None:
-                grad_candidates = grad_candidates.T
+                grad_candidates = grad_candidates.T.contiguous()
         return grad_anchors, grad_candidates, grad_scale, grad_bias, None, None, None, None, None
 
 
@@ -234,11 +234,11 @@ class _BothLogSumExp(torch.autograd.Function):
                 if grad_left is not None:
                     grad_left[begin:end] = matmul(slope, right)
                 if grad_right is not None:
-                    grad_right += transposed_matmul(left[begin:end], slope)
+                    add_transposed_matmul(grad_right, left[begin:end], slope)
             if grad_left is not None:
                 grad_left.mul_(ctx.scale)
             if grad_right is not None:
-                grad_right = grad_right.mul_(ctx.scale).T
+                grad_right = grad_right.mul_(ctx.scale).T.contiguous()
         return grad_left, grad_right, None, None, None, None, None, None
 
 
