@@ -31,9 +31,13 @@ BLOCK = 64
 """Columns of one product on a CPU, where there are more than two such blocks: narrow tables stay in cache."""
 
 SMALL = 1 << 14
-"""Nodes below which a CPU is as fast on all of them as on some: their features fit into its cache.
+"""Nodes below which a CPU is as fast on all of them as on some: their features fit into its cache. A GPU always is: to
+look for the edges of some would cost more than it saves.
 
 Of nodes and not of features, so that workers with some of the columns decide alike."""
+
+FEW = 1 / 4
+"""Share of the entries of a hop below which it costs less to transpose them than to pass over all."""
 
 Noise = Callable[[Tensor, int, int], Tensor]
 """What is added to a layer, from (the layer's rows [m, c], n, start): they are rows start … start + m of its n.
@@ -160,15 +164,15 @@ class Graph(nn.Module):
         """
         if not 0 <= keep <= layers:
             raise ValueError(f"layer {keep} is not one of 1 … {layers}")
-        if rows is None:
-            return _Mean.apply(H, _Plan(self, layers, skip_input, keep, part), noise)
-        if H.device.type != "cpu" or self.num_nodes < SMALL:  # to look for their edges would cost more than it saves
-            place = rows
-            both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, part), noise)
-        else:
-            nodes, position = distinct(rows, self.num_nodes)
-            place = position.index_select(0, rows)
-            both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, part, nodes), noise)
+        nodes, place = None, rows
+        if rows is not None and H.device.type == "cpu" and self.num_nodes >= SMALL:
+            nodes, place = rows, None
+            if not bool((rows[1:] > rows[:-1]).all()):
+                nodes, position = distinct(rows, self.num_nodes)
+                place = position.index_select(0, rows)
+        both = _Mean.apply(H, _Plan(self, layers, skip_input, keep, part, nodes), noise)
+        if place is None:
+            return both
         return tuple(None if layer is None else layer.index_select(0, place) for layer in both)  # type: ignore[return-value]
 
     # ------------------------------------------------------------ without gradient
@@ -296,6 +300,20 @@ class _Plan:
         assert there is not None
         return self.graph._rows_of(there, self.part_at(self.layers - 1), dtype)
 
+    def hop_back(self, cut: sp.csr_array, gradient: Tensor) -> Tensor:
+        """The transpose of the last hop: [k, c] at the results' nodes it leads to → [m, c] at the layer below."""
+        part = self.part_at(self.layers)
+        offsets, columns, weights = self.graph.entries(part, gradient.dtype)
+        if cut.nnz < FEW * len(columns):
+            return _scipy_product(cut.tocsc(), gradient)
+        nodes, here = self.nodes_of(part), self.graph.span(part)
+        assert nodes is not None
+        # Every other node has the row of zeros behind the gradient's, which never leaves the cache.
+        place = columns.new_full((here.stop - here.start,), len(gradient))
+        place[nodes] = torch.arange(len(nodes), dtype=place.dtype)
+        padded = torch.cat([gradient, gradient.new_zeros(1, gradient.shape[1])])
+        return _csr_product(offsets, place.index_select(0, columns), weights, padded)
+
 
 class _Hop(torch.autograd.Function):
     @staticmethod
@@ -382,7 +400,7 @@ class _Adjoint(torch.autograd.Function):
         for number in range(last - 1, -1, -1):
             if cut is not None and number == last - 1:
                 here = outside(last)
-                gradient = None if here is None else _scipy_product(cut.tocsc(), here)
+                gradient = None if here is None else plan.hop_back(cut, here)
             elif gradient is not None:
                 gradient = graph._product(gradient, plan.part_at(number + 1))
             gradient = plus(gradient, number)

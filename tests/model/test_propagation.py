@@ -25,6 +25,12 @@ def _rows_alone():
         yield
 
 
+@pytest.fixture(params=[0, 2], ids=["over all entries", "transposed"])
+def _back(request, monkeypatch):
+    """How a gradient takes the hop to some of the nodes back."""
+    monkeypatch.setattr(propagation, "FEW", request.param)
+
+
 def random_train(seed: int, users: int = USERS, items: int = ITEMS, density: float = 0.35) -> sp.csr_array:
     dense = np.random.default_rng(seed).random((users, items)) < density
     return sp.csr_array(dense.astype(np.float32))
@@ -120,6 +126,7 @@ def test_the_two_sides_add_up(seed, layers, keep, skip, rows):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.usefixtures("_back")
 @pytest.mark.parametrize("part", ["users", "items"])
 @pytest.mark.parametrize("rows", [None, [3, 8, 3, 0, 11]])
 def test_gradients_of_one_side(part, rows):
@@ -135,6 +142,7 @@ def test_gradients_of_one_side(part, rows):
         assert gradgradcheck(both, H)
 
 
+@pytest.mark.usefixtures("_back")
 @pytest.mark.parametrize("rows", [None, [3, 8, 3, 0, 11], [0, 3, 8], list(range(NODES))])
 @pytest.mark.parametrize("skip", [False, True])
 def test_gradients_of_both_results(rows, skip):
@@ -192,6 +200,21 @@ def test_nothing_is_written_into_what_was_given():
 def test_skipping_the_only_layer_is_refused():
     with pytest.raises(ValueError, match="nothing is left"):
         Graph(random_train(0)).propagate(features(0), 0, skip_input=True)
+
+
+def test_a_gradient_takes_the_last_hop_back_over_few_entries_or_over_all(monkeypatch):
+    """To the bit the same: what is added for other nodes is zero."""
+    graph, H, rows = Graph(random_train(1)), features(0).requires_grad_(), torch.tensor([3, 8, 11])
+    products = []
+    original = propagation._scipy_product
+    monkeypatch.setattr(propagation, "_scipy_product", lambda m, H: products.append(m.nnz) or original(m, H))
+    slopes = []
+    for few, expected in ((2, 2), (0, 1)):
+        monkeypatch.setattr(propagation, "FEW", few)
+        products.clear()
+        slopes.append(gradient(graph.propagate(H, 3, rows=rows), H, features(1)[:3]))
+        assert len(products) == expected
+    assert torch.equal(*slopes)
 
 
 def test_small_graphs_take_a_shorter_way_to_the_same(monkeypatch):
