@@ -22,6 +22,7 @@ from symcere.model.product import Linear
 from symcere.model.propagation import Graph, Noise
 from symcere.model.scorer import FactorScorer
 from symcere.model.table import Table
+from symcere.model.unit import unit
 from symcere.model.workers import Needs, Workers
 
 Side = Literal["user", "item"]
@@ -53,7 +54,7 @@ def normalise(z: Tensor, kind: str, side: Side) -> Tensor:
     (arXiv 2602.09229); ``layer`` is (z - mean) / std over the d coordinates, without an affine map.
     """
     if kind == "l2" or kind == f"l2-{side}":
-        return F.normalize(z, dim=-1)
+        return unit(z)
     if kind == "layer":
         return F.layer_norm(z, z.shape[-1:])
     return z

@@ -22,6 +22,7 @@ from symcere.model.nodes import distinct
 from symcere.model.product import Linear
 from symcere.model.propagation import Graph, Noise
 from symcere.model.recommender import Pair, Recommender, Views
+from symcere.model.unit import unit
 from symcere.model.workers import Needs
 from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
 from symcere.objective.contrastive import Kind, contrastive, pair_logits, symmetric
@@ -425,7 +426,7 @@ class TotalLoss(nn.Module):
 
     def _identity(self, left: Tensor, right: Tensor, scale: float, both: bool) -> Tensor:
         """InfoNCE between two views of the same nodes; SINCERE equals it, since a node's one positive is itself."""
-        left, right = F.normalize(left, dim=-1), F.normalize(right, dim=-1)
+        left, right = unit(left), unit(right)
         mine = self.workers.share(len(left))
         here = torch.arange(mine.start, mine.stop, device=left.device)
         if not both:
@@ -454,8 +455,8 @@ class TotalLoss(nn.Module):
         With ``text`` one of them is a text view: nodes without a training review take no part.
         """
         u, i = users.nodes[users.distinct], items.nodes[items.distinct]
-        left = F.normalize(left.index_select(0, users.distinct), dim=-1)
-        right = F.normalize(right.index_select(0, items.distinct), dim=-1)
+        left = unit(left.index_select(0, users.distinct))
+        right = unit(right.index_select(0, items.distinct))
         of_user, of_item = users.of_pair, items.of_pair
         if text:
             has_u, has_i = model.has_text_of(u, False), model.has_text_of(i, True)

@@ -741,11 +741,11 @@ def driver(home: Path, script: str = DRIVER, **words) -> Iterator[subprocess.Pop
         process.wait()
 
 
-def wait_for(condition, seconds: float = 180) -> None:
+def wait_for(condition, seconds: float = 180, pause: float = 0.05) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def outcomes(home: Path) -> dict[str, dict]:
@@ -923,26 +923,37 @@ def a_cluster(**head) -> Iterator:
 
 @pytest.mark.slow
 def test_a_lost_node_costs_no_finished_trial(corpora):
+    from concurrent.futures import ThreadPoolExecutor
+
     from symcere import tracking
     from symcere.steps import sweep
 
-    file = write_sweep(corpora, epochs=600, trials=3)
+    file = write_sweep(corpora, epochs=1500, trials=3)
     file.write_text(file.read_text().replace("stopping: {grace: 3, reduction: 2}", "stopping: {kind: none}"))
     with a_cluster() as cluster:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         cluster.wait_for_nodes()
-        kept: dict[str, dict] = {}
-        under_way: dict[str, dict] = {}
 
-        def lose_one(records) -> None:
-            left = {name: found for name, found in outcomes(corpora).items() if found["status"] == "running"}
-            if not kept and len(ended(corpora)) >= 2 and len(left) == 2:
-                kept.update(ended(corpora))
-                under_way.update(left)
-                cluster.remove_node(nodes[0], allow_graceful=False)
+        def lose_one() -> tuple[dict, dict]:
+            """A node, while it is busy; what had ended and what was under way then."""
+            under_way: dict[str, dict] = {}
 
-        result = sweep(file, methods=["lightgcn"], seeds=1, address=cluster.address, on_standing=lose_one)
-    assert len(kept) == 2
+            def busy() -> bool:
+                under_way.clear()
+                for name, found in outcomes(corpora).items():
+                    if found["status"] == "running" and time.time() - found["started"] < 1:  # not about to end
+                        under_way[name] = found
+                return len(under_way) == 2 and len(ended(corpora)) >= 2
+
+            wait_for(busy, pause=0.01)
+            kept = ended(corpora)
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            return kept, under_way
+
+        with ThreadPoolExecutor() as beside:  # trials are short: the sweep's own news come too seldom
+            losing = beside.submit(lose_one)
+            result = sweep(file, methods=["lightgcn"], seeds=1, address=cluster.address)
+        kept, under_way = losing.result()
     assert result["trials"] == 6
     assert result["notes"] == []
     after = ended(corpora)
@@ -950,7 +961,7 @@ def test_a_lost_node_costs_no_finished_trial(corpora):
     assert sum(after[name]["started"] != outcome["started"] for name, outcome in under_way.items()) == 1
     assert [outcome["status"] for outcome in after.values()] == ["finished"] * 6
     for outcome in after.values():
-        assert [e["epoch"] for e in outcome["history"]] == list(range(1, 601))
+        assert [e["epoch"] for e in outcome["history"]] == list(range(1, 1501))
     runs = tracking.list_runs("tiny")
     assert {run.status for run in runs} == {"FINISHED"}
     assert len(runs) == 2 + 6 + 2
