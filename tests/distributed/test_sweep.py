@@ -928,7 +928,7 @@ def test_a_lost_node_costs_no_finished_trial(corpora):
     from symcere import tracking
     from symcere.steps import sweep
 
-    file = write_sweep(corpora, epochs=1500, trials=3)
+    file = write_sweep(corpora, epochs=2000, trials=3)
     file.write_text(file.read_text().replace("stopping: {grace: 3, reduction: 2}", "stopping: {kind: none}"))
     with a_cluster() as cluster:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -939,18 +939,21 @@ def test_a_lost_node_costs_no_finished_trial(corpora):
             under_way: dict[str, dict] = {}
 
             def busy() -> bool:
+                """Two have ended, and two are under way, neither of which is about to end."""
+                past, under = ended(corpora), outcomes(corpora)
+                length = min((found["ended"] - found["started"] for found in past.values()), default=0)
                 under_way.clear()
-                for name, found in outcomes(corpora).items():
-                    if found["status"] == "running" and time.time() - found["started"] < 1:  # not about to end
-                        under_way[name] = found
-                return len(under_way) == 2 and len(ended(corpora)) >= 2
+                for name in under.keys() - past.keys():
+                    if time.time() - under[name]["started"] < 0.8 * length:
+                        under_way[name] = under[name]
+                return len(past) >= 2 and len(under_way) == 2
 
             wait_for(busy, pause=0.01)
             kept = ended(corpora)
             cluster.remove_node(nodes[0], allow_graceful=False)
             return kept, under_way
 
-        with ThreadPoolExecutor() as beside:  # trials are short: the sweep's own news come too seldom
+        with ThreadPoolExecutor() as beside:  # the sweep's own news come too seldom
             losing = beside.submit(lose_one)
             result = sweep(file, methods=["lightgcn"], seeds=1, address=cluster.address)
         kept, under_way = losing.result()
@@ -961,7 +964,7 @@ def test_a_lost_node_costs_no_finished_trial(corpora):
     assert sum(after[name]["started"] != outcome["started"] for name, outcome in under_way.items()) == 1
     assert [outcome["status"] for outcome in after.values()] == ["finished"] * 6
     for outcome in after.values():
-        assert [e["epoch"] for e in outcome["history"]] == list(range(1, 1501))
+        assert [e["epoch"] for e in outcome["history"]] == list(range(1, 2001))
     runs = tracking.list_runs("tiny")
     assert {run.status for run in runs} == {"FINISHED"}
     assert len(runs) == 2 + 6 + 2
