@@ -66,7 +66,7 @@ def masked_logsumexp(
     row, col = known if known is not None else (None, None)
     safe = _is_safe(anchors, candidates, scale, bias)
     filled = anchors
-    if by_onednn(anchors, candidates.T):
+    if by_onednn(anchors, candidates.T, None if safe else bias):
         spare = -len(candidates) % STEP
         if spare:
             bias = candidates.new_zeros(len(candidates)) if bias is None else bias
