@@ -93,6 +93,6 @@ class _Product(torch.autograd.Function):
 
 @cache
 def _faster(with_bias: bool) -> bool:
-    """Whether oneDNN is faster than MKL here: on AMD's processors with AVX-512, and on Intel's where a bias is added."""
+    """Whether oneDNN is faster than MKL: on AMD's processors with AVX-512, and on Intel's where a bias is added."""
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     return both and torch.backends.cpu.get_cpu_capability() == "AVX512" and (with_bias or made_by_amd())
