@@ -191,14 +191,14 @@ class _MaskedLogSumExp(torch.autograd.Function):
 
 
 class _BothLogSumExp(torch.autograd.Function):
-    """Of logits within ±SAFE; beyond ``sizes`` rows and columns are zeros that only fill up."""
+    """Of logits within ±SAFE. Beyond ``sizes`` (A, C) rows are zeros that only fill up."""
 
     @staticmethod
     def forward(ctx, left, right, scale, row, col, sizes, chunk, keep):
         A, C = sizes
         with torch.autocast(left.device.type, enabled=False):
             ctx.spans, ctx.keep = _spans(len(left), row, chunk), keep and any(ctx.needs_input_grad)
-            ctx.scale, ctx.sizes = scale, sizes
+            ctx.scale = scale
             logits = _Logits(left, right, scale, None, row, col)
             rows, columns = left.new_zeros(len(left)), left.new_zeros(len(right))
             kept = []
