@@ -928,7 +928,7 @@ def test_a_lost_node_costs_no_finished_trial(corpora):
     from symcere import tracking
     from symcere.steps import sweep
 
-    file = write_sweep(corpora, epochs=2000, trials=3)
+    file = write_sweep(corpora, epochs=4000, trials=3)
     file.write_text(file.read_text().replace("stopping: {grace: 3, reduction: 2}", "stopping: {kind: none}"))
     with a_cluster() as cluster:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -939,16 +939,14 @@ def test_a_lost_node_costs_no_finished_trial(corpora):
             under_way: dict[str, dict] = {}
 
             def busy() -> bool:
-                """Two have ended, and two are under way, neither of which is about to end."""
-                past, under = ended(corpora), outcomes(corpora)
-                length = min((found["ended"] - found["started"] for found in past.values()), default=0)
+                """Two have ended, and two are under way, which have told of themselves and are not about to end."""
                 under_way.clear()
-                for name in under.keys() - past.keys():
-                    if time.time() - under[name]["started"] < 0.8 * length:
-                        under_way[name] = under[name]
-                return len(past) >= 2 and len(under_way) == 2
+                for name, found in outcomes(corpora).items():
+                    if found["status"] == "running" and len(found["history"]) < 0.7 * 4000:
+                        under_way[name] = found
+                return len(under_way) == 2 and len(ended(corpora)) >= 2
 
-            wait_for(busy, pause=0.01)
+            wait_for(busy, seconds=400, pause=0.01)
             kept = ended(corpora)
             cluster.remove_node(nodes[0], allow_graceful=False)
             return kept, under_way
@@ -964,7 +962,7 @@ def test_a_lost_node_costs_no_finished_trial(corpora):
     assert sum(after[name]["started"] != outcome["started"] for name, outcome in under_way.items()) == 1
     assert [outcome["status"] for outcome in after.values()] == ["finished"] * 6
     for outcome in after.values():
-        assert [e["epoch"] for e in outcome["history"]] == list(range(1, 2001))
+        assert [e["epoch"] for e in outcome["history"]] == list(range(1, 4001))
     runs = tracking.list_runs("tiny")
     assert {run.status for run in runs} == {"FINISHED"}
     assert len(runs) == 2 + 6 + 2
