@@ -10,7 +10,7 @@ with the whole catalogue as candidates, a share of these too. What it returns is
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import scipy.sparse
 import torch
@@ -79,9 +79,18 @@ class Side:
 
     def pairs_of(self, anchors: slice) -> Tensor | slice:
         """The pairs of some of the distinct nodes: their positions in the batch."""
-        if anchors == slice(0, len(self.distinct)):
-            return slice(0, len(self.of_pair))
-        return ((self.of_pair >= anchors.start) & (self.of_pair < anchors.stop)).nonzero().squeeze(1)
+        return pairs_of(self.of_pair, anchors, len(self.distinct))
+
+    def of_batch(self, rows: Tensor) -> Tensor:
+        """The rows of the batch's distinct nodes, of ``rows`` [n, …]."""
+        return rows.index_select(0, self.distinct)
+
+
+def pairs_of(of_pair: Tensor, anchors: slice, num_anchors: int) -> Tensor | slice:
+    """Positions of the pairs whose anchor, ``of_pair`` [K], is one of a share of them."""
+    if anchors == slice(0, num_anchors):
+        return slice(0, len(of_pair))
+    return ((of_pair >= anchors.start) & (of_pair < anchors.stop)).nonzero().squeeze(1)
 
 
 class TotalLoss(nn.Module):
@@ -191,13 +200,20 @@ class TotalLoss(nn.Module):
         terms: dict[str, Tensor | float] = {"ranking": self._ranking(model, views, batch, users, items, negatives)}
         if s.same.on:
             terms["same"] = s.same.weight * self._same(model, views, users, items, masked)
+        graph: Any = None
+        text: Any = None
+        if s.cross.on or s.intra.on:  # of each view once, for all terms
+            graph, text = (
+                None if v is None else Pair(unit(users.of_batch(v.users)), unit(items.of_batch(v.items)))
+                for v in (views.graph, views.text)
+            )
         if s.cross.on:
-            pairs = [(views.graph.users, views.text.items), (views.text.users, views.graph.items)]
+            pairs = [(graph.users, text.items), (text.users, graph.items)]
             terms["cross"] = s.cross.weight * sum(self._aligned(model, *p, users, items, s.cross) for p in pairs)
         if s.intra.on:
-            present = [v for v in (views.graph, views.text) if v is not None]
+            present = [v for v in (graph, text) if v is not None]
             terms["intra"] = s.intra.weight * sum(
-                self._aligned(model, v.users, v.items, users, items, s.intra, text=v is views.text) for v in present
+                self._aligned(model, v.users, v.items, users, items, s.intra, text=v is text) for v in present
             )
         if s.augment.on:
             terms["augment"] = s.augment.weight * self._augment(model, views, users, items, random)
@@ -289,7 +305,7 @@ class TotalLoss(nn.Module):
         model.temperature.fill_(float(tau) if not isinstance(tau, Tensor) else tau.detach())
         if s.loss == "directau":
             # A logarithm of a mean is no sum over workers: each has it all, and counts it for its part.
-            spread = (uniformity(z.users[users.distinct]).value + uniformity(z.items[items.distinct]).value) / 2
+            spread = (uniformity(users.of_batch(z.users)).value + uniformity(items.of_batch(z.items)).value) / 2
             spread = spread / self.workers.size
             _, pairs = self._anchors(users)
             left, right = self._pair_rows(model, views, batch, users, items, pairs)
@@ -308,7 +324,7 @@ class TotalLoss(nn.Module):
             return self._mean(bpr(positive, negative, negatives >= 0), (every >= 0).sum())
 
         if self.alike:
-            return self._aligned(model, z.users, z.items, users, items, s, text=False)
+            return self._aligned(model, users.of_batch(z.users), items.of_batch(z.items), users, items, s, text=False)
         own = None
         if model.own is not None:  # once for both directions, which then have the same anchors
             own = self._pair_rows(model, views, batch, users, items, self._anchors(users)[1])
@@ -347,7 +363,7 @@ class TotalLoss(nn.Module):
         s, workers = self.settings.ranking, self.workers
         mine, pairs = self._anchors(here)
         of_rows, positives = positives, positives[pairs]
-        nodes = here.nodes[here.distinct]
+        nodes = here.of_batch(here.nodes)
         if own is None:
             anchors = anchor_rows.index_select(0, here.distinct[mine])
             of_positive = candidate_rows.index_select(0, there.at_pair[pairs])
@@ -403,7 +419,7 @@ class TotalLoss(nn.Module):
         """
         s, total = self.settings.same, model.temperature.new_zeros(())
         for side, shift in ((users, 0), (items, model.num_users)):
-            nodes = side.nodes[side.distinct] + shift
+            nodes = side.of_batch(side.nodes) + shift
             counts = model.has_text[nodes] if masked is None else model.has_text[nodes] & masked[nodes]
             rows = side.distinct[counts]
             graph = _of(views.graph, shift).index_select(0, rows)
@@ -450,13 +466,11 @@ class TotalLoss(nn.Module):
         s: Alignment | Ranking,
         text: bool = True,
     ) -> Tensor:
-        """Users' vectors against items' vectors, on the sphere, over the distinct nodes of the batch.
+        """Users' vectors against items' vectors, of length one, of the distinct nodes of the batch.
 
         With ``text`` one of them is a text view: nodes without a training review take no part.
         """
-        u, i = users.nodes[users.distinct], items.nodes[items.distinct]
-        left = unit(left.index_select(0, users.distinct))
-        right = unit(right.index_select(0, items.distinct))
+        u, i = users.of_batch(users.nodes), items.of_batch(items.nodes)
         of_user, of_item = users.of_pair, items.of_pair
         if text:
             has_u, has_i = model.has_text_of(u, False), model.has_text_of(i, True)
@@ -465,9 +479,8 @@ class TotalLoss(nn.Module):
             of_item = (has_i.cumsum(0) - 1)[of_item[pairs]]
             u, i, left, right = u[has_u], i[has_i], left[has_u], right[has_i]
         mine = self.workers.share(len(left))
-        if self.workers.size > 1:
-            pairs = (of_user >= mine.start) & (of_user < mine.stop)
-            of_user, of_item = of_user[pairs] - mine.start, of_item[pairs]
+        share = pairs_of(of_user, mine, len(left))
+        of_user, of_item = of_user[share] - mine.start, of_item[share]
         known, scale = users.history.among(u[mine], i), 1 / s.temperature
         if s.loss == "symcere":
             return self._mean(
@@ -497,10 +510,10 @@ class TotalLoss(nn.Module):
     def _augment(self, model: Recommender, views: Views, users: Side, items: Side, random: torch.Generator) -> Tensor:
         """Two disturbed graph views of the batch's distinct nodes, contrasted node by node."""
         s = self.settings.augment
-        u, i = users.nodes[users.distinct], items.nodes[items.distinct]
+        u, i = users.of_batch(users.nodes), items.of_batch(items.nodes)
         if s.kind == "xsimgcl":
             views_of = [
-                (v.users.index_select(0, users.distinct), v.items.index_select(0, items.distinct))
+                (users.of_batch(v.users), items.of_batch(v.items))
                 for v in (cast(Pair, views.graph), cast(Pair, views.kept))
             ]
         else:
@@ -532,7 +545,7 @@ class TotalLoss(nn.Module):
         if self.model_settings.features == "text":
             return cast(Tensor, sum(p.square().sum() for p in model.tower.parameters())) / self.workers.size
         drawn = self.settings.ranking.loss == "bpr" or items.candidates is not None
-        u, i = users.nodes[users.distinct], items.nodes if drawn else items.nodes[items.distinct]
+        u, i = users.of_batch(users.nodes), items.nodes if drawn else items.of_batch(items.nodes)
         rows = torch.cat([u, i + model.num_users])
         if not model.table.divided:
             rows = rows[self.workers.share(len(rows))]
