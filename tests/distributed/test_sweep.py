@@ -955,6 +955,7 @@ def test_a_lost_node_costs_no_finished_trial(corpora):
             losing = beside.submit(lose_one)
             result = sweep(file, methods=["lightgcn"], seeds=1, address=cluster.address)
         kept, under_way = losing.result()
+    assert len(kept) == 2
     assert result["trials"] == 6
     assert result["notes"] == []
     after = ended(corpora)
