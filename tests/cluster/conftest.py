@@ -22,17 +22,18 @@ TOOLS = ("ip", "unshare", "sshd", "ssh", "rsync", "mount")
 # Python may be installed there.
 INIT = r"""
 set -e
+home=~root
 mount --make-rprivate /
 mount -t proc proc /proc
 hostname {name}
 mount -t tmpfs layer {base}/{name}/layer
 mkdir {base}/{name}/layer/up {base}/{name}/layer/work
-mount -t overlay layer -o lowerdir=/root,upperdir={base}/{name}/layer/up,workdir={base}/{name}/layer/work /root
+mount -t overlay layer -o lowerdir=$home,upperdir={base}/{name}/layer/up,workdir={base}/{name}/layer/work $home
 mount -t tmpfs tmp /tmp && chmod 1777 /tmp
 mount -t tmpfs shm /dev/shm
-rm -rf /root/.ray /root/.mlflow /root/.symcere /root/.ssh
-mkdir -p /root/symcere/.venv /run/sshd
-mount --bind {venv} /root/symcere/.venv
+rm -rf $home/.ray $home/.mlflow $home/.symcere $home/.ssh
+mkdir -p $home/symcere/.venv /run/sshd
+mount --bind {venv} $home/symcere/.venv
 /usr/sbin/sshd -e -h {base}/host_key -o ListenAddress={address} -o PidFile=none -o UsePAM=no -o StrictModes=no \
     -o AuthorizedKeysFile={base}/authorized_keys -o PermitRootLogin=yes -o PasswordAuthentication=no -o MaxStartups=100
 echo up > {base}/{name}/up
