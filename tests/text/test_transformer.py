@@ -238,8 +238,9 @@ def test_packed_layers_give_the_values_of_the_plain_ones(tiny_bert, monkeypatch,
     settings = Encoder(name=str(tiny_bert))
     packed = Transformer(settings, device="cpu", precision=precision)
     fast = packed.encode(texts)
-    kinds = {type(m) for m in packed.model.modules()}
-    assert cpu.PackedLinear in kinds
+    # Without AVX-512 oneDNN does not multiply bfloat16: the model then keeps its own layers.
+    able = precision == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert (cpu.PackedLinear in {type(m) for m in packed.model.modules()}) == able
     monkeypatch.setattr(cpu, "pack", lambda model: model)
     plain = Transformer(settings, device="cpu", precision=precision).encode(texts)
     assert cosines(fast, plain).min() > least
