@@ -19,12 +19,13 @@ def ray_address(address: str = "") -> str:
 
 
 @contextlib.contextmanager
-def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
+def pool(address: str = "", cpus: int = 0, store: int = 0) -> Iterator[dict[str, float]]:
     """A Ray to run in: the one that is running already, the cluster at ``address``, or one of this machine alone.
 
     Args:
         address: see :func:`ray_address`.
         cpus: of a Ray of this machine alone; 0 for as many as there are.
+        store: bytes of its object store; 0 for Ray's own choice.
 
     Yields:
         its resources, ``{"CPU": 2.0, "GPU": 1.0, …}``.
@@ -44,7 +45,8 @@ def pool(address: str = "", cpus: int = 0) -> Iterator[dict[str, float]]:
             if address:
                 ray.init(address=address, **quiet)
             else:
-                ray.init(address="local", num_cpus=cpus or None, include_dashboard=False, **quiet)
+                own: dict[str, Any] = {"num_cpus": cpus or None, "object_store_memory": store or None}
+                ray.init(address="local", include_dashboard=False, **own, **quiet)
         except Exception as error:
             raise UserError(
                 f"Cannot {'reach Ray at ' + address if address else 'start Ray'}: {' '.join(str(error).split())[:300]}"

@@ -1,56 +1,104 @@
 """Batch scoring over Ray Data: rows of Parquet in, recommendations as Parquet out, in bounded memory.
 
-Rows stream through a pool of processes, each of which holds the model once (its tables are mapped from the same files
-on one machine); only a few blocks are in flight at a time, however many users there are.
+The rows are cut into pieces; a pool of processes, each of which holds the model once (its tables are mapped from the
+same files on one machine), reads a piece some rows at a time and writes a file of answers for it.
 """
 
 import dataclasses
-import logging
 import math
 import os
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from symcere.distributed.actors import Actor, in_pieces
+from symcere.distributed.pool import check, pool
 from symcere.errors import UserError
-from symcere.serving import Request
+from symcere.home import writing
+from symcere.serving import Request, Service
 
 COLUMNS = ("user_id", "review_text", "liked_items")
 """What a row of the input may say; a further column is ignored."""
-STORE = 1 << 30
-"""Bytes of the object store where no cluster is up yet: rows in flight wait here, and no more of them are read."""
+PIECE = 1 << 17
+"""Rows of a piece, at most, and so of a file of answers."""
+STORE = 100 << 20
+"""Bytes of the object store where no cluster is up yet: no rows pass through it."""
 
 
-class Scorer:
+class Scorer(Actor):
     """One process of the pool.
 
     Args:
         folder: a stored service; its checksums were compared once, by the driver.
         asked: what holds for every row.
+        out: folder for the files of answers.
+        batch_size: rows answered at a time.
     """
 
-    def __init__(self, folder: str, asked: Request):
+    def __init__(self, folder: Path, asked: Request, out: Path, batch_size: int):
+        self.folder, self.asked, self.out, self.batch_size = folder, asked, out, batch_size
+
+    @cached_property
+    def service(self) -> Service:
         import torch
 
         from symcere.serving import load
 
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-        self.service, self.asked = load(Path(folder), check=False), asked
-
-    def __call__(self, batch: Any) -> Any:
-        """A table of requests → one of answers, row by row."""
-        import pyarrow as pa
-
-        columns = {name: batch[name].to_pylist() for name in COLUMNS if name in batch.column_names}
-        requests = [
-            dataclasses.replace(
-                self.asked,
-                user_id=None if (user := _of(columns, "user_id", n)) is None else str(user),
-                review_text=_of(columns, "review_text", n),
-                liked_items=tuple(map(str, _of(columns, "liked_items", n) or ())),
+        if not (self.folder.is_dir() and self.out.is_dir()):
+            raise UserError(
+                f"A node does not see {self.folder} and {self.out.parent}: set SYMCERE_HOME to a folder that all nodes "
+                "share, and write to one."
             )
-            for n in range(len(batch))
-        ]
-        return pa.Table.from_pylist([vars(a) for a in self.service.recommend(requests)], schema=answer_schema())
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+        return load(self.folder, check=False)
+
+    def do(self, number: int, source: str, first: int, rows: int) -> int:  # type: ignore[override]
+        """Answers some rows of a file of requests, in a file of its own."""
+        import pyarrow.parquet as pq
+
+        service, schema = self.service, answer_schema()
+        with writing(self.out / f"{number:06}.parquet") as unfinished, pq.ParquetWriter(unfinished, schema) as file:
+            for batch in read(Path(source), first, rows, self.batch_size):
+                file.write_table(answers(service, self.asked, batch))
+        return rows
+
+
+def answers(service: Service, asked: Request, requests: Any) -> Any:
+    """A table of requests → one of answers, row by row."""
+    import pyarrow as pa
+
+    columns = {name: requests[name].to_pylist() for name in COLUMNS if name in requests.column_names}
+    rows = [
+        dataclasses.replace(
+            asked,
+            user_id=None if (user := _of(columns, "user_id", n)) is None else str(user),
+            review_text=_of(columns, "review_text", n),
+            liked_items=tuple(map(str, _of(columns, "liked_items", n) or ())),
+        )
+        for n in range(len(requests))
+    ]
+    return pa.Table.from_pylist([vars(a) for a in service.recommend(rows)], schema=answer_schema())
+
+
+def read(source: Path, first: int, rows: int, batch_size: int) -> Iterator[Any]:
+    """Some rows of a Parquet file, from ``first`` on, as tables of at most ``batch_size`` rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as file:
+        sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        ends = np.cumsum(sizes, dtype=int)
+        group, last = np.searchsorted(ends, [first, first + rows], side="right")  # other groups are not even read
+        skip = first - int(ends[group - 1] if group else 0)
+        groups = list(range(group, min(last + 1, len(sizes))))
+        for batch in file.iter_batches(batch_size, row_groups=groups, columns=list(COLUMNS)):
+            part = batch.slice(min(skip, len(batch)), rows)
+            skip, rows = max(0, skip - len(batch)), rows - len(part)
+            if len(part):
+                yield pa.Table.from_batches([part])
 
 
 def _of(columns: dict[str, list[Any]], name: str, row: int) -> Any:
@@ -75,88 +123,104 @@ def answer_schema() -> Any:
     )
 
 
-def score(folder: Path, source: Path, out: Path, asked: Request, workers: int, batch_size: int) -> dict[str, Any]:
-    """Answers for every row of ``source``, as Parquet files in ``out``.
+def score(
+    folder: Path,
+    source: Path,
+    out: Path,
+    asked: Request,
+    workers: int,
+    batch_size: int,
+    address: str = "",
+    progress: Callable[[int, int], Any] | None = None,
+) -> dict[str, Any]:
+    """Answers for every row of ``source``, as Parquet files in ``out``, which is there whole or not at all.
 
     Args:
-        folder: a stored service; on storage that all machines of the cluster see.
+        folder: a stored service.
         source: a Parquet file, or a folder of them.
         asked: what holds for every row: k, filters, the popularity weight.
-        workers: processes; 0: one for each two CPUs of the cluster.
+        workers: processes; 0: one for each CPU.
         batch_size: rows answered at a time by one process.
+        address: of a running cluster, all nodes of which see ``folder``, ``source`` and ``out``; by default this
+            machine.
+        progress: told rows done and rows in all.
 
     Returns:
         rows, files, seconds and rows a second.
 
     Raises:
-        UserError: what :meth:`symcere.serving.Service.recommend` refuses, an input without a known column, or an
-            output folder that holds something.
+        UserError: what :meth:`symcere.serving.Service.recommend` refuses, an input without a known column, an output
+            folder that holds something, or a node that does not see the folders.
     """
     import time
 
     from symcere.serving import load
 
     load(folder).recommend([asked])  # refuses what is wrong before anything starts
-    names, rows = _look(source)
-    if not set(names) & set(COLUMNS):
-        raise UserError(f"{source} has none of the columns {', '.join(COLUMNS)}; it has {', '.join(names[:8])}.")
+    folder, source, out = folder.absolute(), source.absolute(), out.absolute()
+    sizes = _look(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already: name a new folder, or empty this one.")
-
-    import ray
-    import ray.data
-
-    started = not ray.is_initialized()
-    if started:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=STORE)
-    begun = time.perf_counter()
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True  # rows without a user_id are told apart by their place alone
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        # Reading and writing need a CPU too.
-        workers = min(workers or max(1, cpus // 2), max(1, math.ceil(rows / batch_size)))
-        wanted = [name for name in COLUMNS if name in names]
-        data = ray.data.read_parquet(str(source.absolute()), columns=wanted)
-        data = data.map_batches(
-            Scorer,
-            fn_constructor_args=(str(folder.absolute()), asked),
-            batch_size=batch_size,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=1 if cpus > 1 else 0.5,
-        )
-        data.write_parquet(str(out.absolute()))
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise
-    finally:
-        if started:
-            ray.shutdown()
-    seconds = time.perf_counter() - begun
+    rows, done = sum(sizes.values()), 0
+    with pool(address, workers, STORE) as there, writing(out) as unfinished:
+        begun = time.perf_counter()
+        unfinished.mkdir()
+        workers = workers or max(1, int(there.get("CPU", 1)))
+        pieces = _pieces(sizes, min(PIECE, max(batch_size, math.ceil(rows / workers / 4))))
+        workers = min(workers, len(pieces))
+        check(there, {"CPU": workers}, address)
+        for made in in_pieces(
+            pieces, Scorer, (folder, asked, unfinished, batch_size), workers=workers, doing="Scoring"
+        ):
+            done += made
+            if progress:
+                progress(done, rows)
+        if (arrived := sum(_look(unfinished).values())) != rows:
+            raise UserError(
+                f"{arrived} of {rows} rows arrived in {out}: name a folder that all nodes of the cluster share."
+            )
+        seconds = time.perf_counter() - begun
     return {
         "out": out,
         "rows": rows,
-        "files": len(list(out.glob("*.parquet"))),
+        "files": len(pieces),
         "workers": workers,
         "seconds": round(seconds, 2),
         "rows_a_second": round(rows / seconds),
     }
 
 
-def _look(source: Path) -> tuple[list[str], int]:
-    """Columns and rows of Parquet files."""
+def _pieces(sizes: dict[Path, int], most: int) -> list[dict[str, Any]]:
+    """Arguments of :meth:`Scorer.do`: all rows of files of some sizes, ``most`` at a time."""
+    spans = [(file, n, min(most, rows - n)) for file, rows in sizes.items() for n in range(0, max(rows, 1), most)]
+    return [
+        {"number": number, "source": str(file), "first": first, "rows": rows}
+        for number, (file, first, rows) in enumerate(spans)
+    ]
+
+
+def _look(source: Path) -> dict[Path, int]:
+    """Rows of each Parquet file, by its path.
+
+    Raises:
+        UserError: none is there or can be read, or one tells nothing that can be asked with.
+    """
     import pyarrow as pa
-    import pyarrow.dataset as ds
+    import pyarrow.parquet as pq
 
     if not source.exists():
         raise UserError(f"There is no file or folder {source}.")
-    try:
-        found = ds.dataset(source, format="parquet")
-        return found.schema.names, found.count_rows()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{source} cannot be read as Parquet: {error}") from None
+    files = sorted(f for f in source.rglob("*") if f.is_file() and not f.name.startswith((".", "_")))
+    sizes = {}
+    for file in files if source.is_dir() else [source]:
+        try:
+            found = pq.read_metadata(file)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file} cannot be read as Parquet: {error}") from None
+        names = found.schema.to_arrow_schema().names
+        if not set(names) & set(COLUMNS):
+            raise UserError(f"{file} has none of the columns {', '.join(COLUMNS)}; it has {', '.join(names[:8])}.")
+        sizes[file] = found.num_rows
+    if not sizes:
+        raise UserError(f"There is no Parquet file in {source}.")
+    return sizes

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from symcere.errors import UserError
-from symcere.home import writing
+from symcere.home import home, writing
 from symcere.steps.corpora import Progress
 from symcere.steps.runs import NOTE, Restored, restore
 
@@ -291,6 +291,8 @@ def score(
     why: bool = False,
     workers: int = 0,
     batch_size: int = 4096,
+    address: str = "",
+    progress: Progress = None,
 ) -> dict[str, Any]:
     """Recommendations for every row of Parquet files, over Ray Data, in bounded memory.
 
@@ -299,11 +301,15 @@ def score(
         input: a Parquet file or a folder of them, with any of the columns ``user_id``, ``review_text``,
             ``liked_items``.
         out: folder for Parquet files with the columns of :class:`symcere.serving.Answer`, a row for each input row.
-        workers: processes that hold the model each; 0: one for each two CPUs.
+        workers: processes that hold the model each; 0: one for each CPU.
+        address: of a running Ray cluster, all nodes of which see the home, ``input`` and ``out``; by default
+            ``RAY_ADDRESS``, or this machine.
 
     Raises:
-        UserError: unknown model, no readable input, a request that cannot be answered, or a folder that is not empty.
+        UserError: unknown model, no readable input, a request that cannot be answered, a folder that is not empty, or
+            a node that does not see the folders.
     """
+    from symcere.distributed.pool import ray_address
     from symcere.distributed.score import score as run
     from symcere.serving import Request
 
@@ -315,13 +321,17 @@ def score(
         exclude=tuple(exclude or ()),
         why=why,
     )
-    with _stored_service(model) as folder:
-        return {"model": model, **run(folder, Path(input), Path(out), asked, workers, batch_size)}
+    with _stored_service(model, for_all=bool(ray_address(address))) as folder:
+        return {"model": model, **run(folder, Path(input), Path(out), asked, workers, batch_size, address, progress)}
 
 
 @contextmanager
-def _stored_service(model: str) -> Iterator[Path]:
-    """The folder of a service: as given, from the registry, or made of a run for the time being."""
+def _stored_service(model: str, for_all: bool) -> Iterator[Path]:
+    """The folder of a service: as given, from the registry, or made of a run for the time being.
+
+    Args:
+        for_all: what is made or fetched lies in the home, which all machines of a cluster see.
+    """
     from symcere import tracking
     from symcere.serving import bundle
     from symcere.tracking import registry
@@ -329,17 +339,17 @@ def _stored_service(model: str) -> Iterator[Path]:
     if (Path(model) / "manifest.json").is_file():
         yield Path(model)
         return
-    try:
-        found = registry.version(model)
-    except UserError as unknown:
+    home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".service-", dir=home()) as folder:
         try:
-            tracking.find_run(model)
-        except UserError:
-            raise unknown from None
-    else:
-        yield registry.fetch(found)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        restored = restore(model)
-        bundle.save(_service(restored), Path(folder) / "recommender", restored.fitted.checkpoint.experiment)
-        yield Path(folder) / "recommender"
+            found = registry.version(model)
+        except UserError as unknown:
+            try:
+                tracking.find_run(model)
+            except UserError:
+                raise unknown from None
+            restored = restore(model)
+            bundle.save(_service(restored), Path(folder) / "recommender", restored.fitted.checkpoint.experiment)
+            yield Path(folder) / "recommender"
+        else:
+            yield registry.fetch(found, into=Path(folder) if for_all else None)

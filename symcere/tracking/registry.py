@@ -291,8 +291,12 @@ def version(model: str, uri: str | None = None) -> Version:
     raise AssertionError
 
 
-def fetch(found: Version, uri: str | None = None) -> Path:
+def fetch(found: Version, uri: str | None = None, into: Path | None = None) -> Path:
     """The service's folder of a version, on this machine; load it with :func:`symcere.serving.load`.
+
+    Args:
+        into: folder to copy it to; by default it stays where it is, or goes to a temporary folder from another
+            machine.
 
     Raises:
         UserError: its files cannot be read.
@@ -301,7 +305,10 @@ def fetch(found: Version, uri: str | None = None) -> Path:
 
     try:
         where = f"{found.source.rstrip('/')}/artifacts/{ARTIFACT}"
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=where, tracking_uri=uri or tracking_uri()))
+        there = None if into is None else str(into)
+        return Path(
+            mlflow.artifacts.download_artifacts(artifact_uri=where, dst_path=there, tracking_uri=uri or tracking_uri())
+        )
     except Exception as error:
         raise UserError(f"The files of {found.uri} cannot be read from {mask(found.source)}: {error}") from error
 

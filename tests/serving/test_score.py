@@ -1,11 +1,12 @@
 """Batch scoring: every row is answered as a single request would be."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from symcere import steps
-from symcere.distributed.score import Scorer, answer_schema
+from symcere.distributed.score import Scorer, answer_schema, answers, read
 from symcere.errors import UserError
 from symcere.serving import Request, Service, save
 
@@ -29,10 +30,10 @@ def test_a_batch_is_answered_row_by_row(folder):
     from symcere.serving import load
 
     asked = Request(k=3, candidates=("thing-001", "thing-002", "thing-004", "thing-007"), why=True)
-    table = Scorer(str(folder), asked)(pa.table(ROWS))
+    service = load(folder)
+    table = answers(service, asked, pa.table(ROWS))
     assert table.schema == answer_schema()
     assert table["basis"].to_pylist() == ["known", "text", "liked", "known", "popularity"]
-    service = load(folder)
     for row, answer in zip(pa.table(ROWS).to_pylist(), table.to_pylist(), strict=True):
         request = Request(
             row["user_id"], row["review_text"], row["liked_items"] or (), 3, candidates=asked.candidates, why=True
@@ -62,16 +63,84 @@ def test_what_cannot_be_scored_is_said_before_anything_starts(folder, tmp_path):
         steps.score("no-such-model", tmp_path / "users.parquet", tmp_path / "out")
 
 
-@pytest.mark.slow
-def test_a_file_of_users_is_scored_over_ray_in_its_order(folder, tmp_path):
+@pytest.mark.parametrize("group", [1, 3, 10, 100])
+def test_pieces_of_a_file_are_its_rows(tmp_path, group):
+    pq.write_table(pa.table({"else": range(25), "user_id": range(25)}), tmp_path / "f.parquet", row_group_size=group)
+    for first in range(26):
+        for rows in range(26 - first):
+            parts = [t["user_id"].to_pylist() for t in read(tmp_path / "f.parquet", first, rows, batch_size=4)]
+            assert [row for part in parts for row in part] == list(range(first, first + rows))
+            assert all(0 < len(part) <= 4 for part in parts)
+
+
+def test_a_node_that_does_not_see_the_folders_says_so(folder, tmp_path):
+    piece = {"number": 0, "source": "f", "first": 0, "rows": 1}
+    for model, out in ((tmp_path / "elsewhere", tmp_path), (folder, tmp_path / "elsewhere" / "out")):
+        told = Scorer(model, Request(), out, 9)({name: np.array([value]) for name, value in piece.items()})
+        assert told["rows"] == [0]
+        assert "elsewhere" in told["trouble"][0]
+        assert "set SYMCERE_HOME to a folder that all nodes share" in told["trouble"][0]
+
+
+def many(service, tmp_path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """Users of 3,000 rows in a file, and what each gets."""
     users = [f"ann-{n % 36:03}" for n in range(3000)]
     pq.write_table(pa.table({"user_id": users}), tmp_path / "users.parquet", row_group_size=500)
-    told = steps.score(str(folder), tmp_path / "users.parquet", tmp_path / "out", k=4, workers=1, batch_size=256)
-    table = pq.read_table(tmp_path / "out")
-    assert (told["rows"], len(table)) == (3000, 3000)
-    assert table["user_id"].to_pylist() == users
+    return users, {u: service.recommend([Request(u, k=4)])[0].items for u in set(users)}
+
+
+@pytest.mark.slow
+def test_a_file_of_users_is_scored_over_ray_in_its_order(folder, tmp_path):
     from symcere.serving import load
 
-    service = load(folder)
-    expected = {u: service.recommend([Request(u, k=4)])[0].items for u in set(users)}
+    users, expected = many(load(folder), tmp_path)
+    heard = []
+    told = steps.score(
+        str(folder),
+        tmp_path / "users.parquet",
+        tmp_path / "out",
+        k=4,
+        workers=1,
+        batch_size=256,
+        progress=lambda *said: heard.append(said),
+    )
+    table = pq.read_table(tmp_path / "out")
+    assert (told["rows"], len(table)) == (3000, 3000)
+    assert (len(heard), heard[-1]) == (told["files"], (3000, 3000))
+    assert table["user_id"].to_pylist() == users
     assert all(row["items"] == expected[row["user_id"]] for row in table.to_pylist())
+
+
+@pytest.mark.slow
+def test_a_cluster_scores_a_run_or_leaves_nothing(stored_run, folder, tmp_path, monkeypatch):
+    """As in a job there, whose address the environment tells. Then a worker fails."""
+    from ray.cluster_utils import Cluster
+
+    from symcere.home import home
+    from symcere.serving import load
+
+    users, expected = many(load(folder), tmp_path)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=2)
+        cluster.wait_for_nodes()
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        told = steps.score(stored_run.name, tmp_path / "users.parquet", tmp_path / "out", k=4, workers=2, batch_size=64)
+        assert (told["rows"], told["workers"]) == (3000, 2)
+        assert told["files"] > 2
+        table = pq.read_table(tmp_path / "out")
+        assert table["user_id"].to_pylist() == users
+        assert all(row["items"] == expected[row["user_id"]] for row in table.to_pylist())
+        assert not list(home().glob(".service-*"))
+
+        monkeypatch.setattr("symcere.distributed.score.Scorer", Failing)
+        with pytest.raises(UserError, match=r"^Scoring failed on a worker: .*there is no word$"):
+            steps.score(str(folder), tmp_path / "users.parquet", tmp_path / "other", workers=1)
+        assert not list(tmp_path.glob("*other*"))
+    finally:
+        cluster.shutdown()
+
+
+class Failing(Scorer):
+    def do(self, **piece):
+        raise LookupError("there is no word")

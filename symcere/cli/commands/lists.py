@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from symcere import console
 from symcere.cli.commands.arguments import RUN, count, ids
 from symcere.cli.frame import Command, argument
 
@@ -43,19 +44,22 @@ def promote(args: Namespace) -> Any:
 def score(args: Namespace) -> Any:
     from symcere import steps
 
-    return steps.score(
-        args.model,
-        args.input,
-        args.out,
-        args.k,
-        candidates=ids(args.candidates),
-        exclude=ids(args.exclude),
-        popularity_weight=args.popularity_weight,
-        exclude_seen=args.exclude_seen,
-        why=args.why,
-        workers=args.workers,
-        batch_size=args.batch_size,
-    )
+    with console.progress("score") as progress:
+        return steps.score(
+            args.model,
+            args.input,
+            args.out,
+            args.k,
+            candidates=ids(args.candidates),
+            exclude=ids(args.exclude),
+            popularity_weight=args.popularity_weight,
+            exclude_seen=args.exclude_seen,
+            why=args.why,
+            workers=args.workers,
+            batch_size=args.batch_size,
+            address=args.address,
+            progress=progress,
+        )
 
 
 COMMANDS = (
@@ -122,8 +126,9 @@ COMMANDS = (
             argument("--popularity-weight", type=float, metavar="W", help="weight of the popularity term"),
             argument("--seen", dest="exclude_seen", action="store_false", help="also what a user has reviewed"),
             argument("--why", action="store_true", help="with the phrases of reviews that say why"),
-            argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one for each two CPUs"),
+            argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one for each CPU"),
             argument("--batch-size", type=count, default=4096, metavar="N", help="rows at a time (default 4096)"),
+            argument("--address", default="", metavar="ADDRESS", help="a running Ray cluster (auto)"),
         ),
         example="symcere score my-shop@champion --input users.parquet --out scored",
     ),
