@@ -23,8 +23,9 @@ setup: $(READY)
 demo: $(READY)
 	@$(BIN)/symcere demo
 
+# Files stay whole: their tests share what is costly to make.
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY)
 	@$(BIN)/python -m pytest -m "slow or not slow"
