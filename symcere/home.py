@@ -9,6 +9,7 @@ home/
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,26 +17,50 @@ from pathlib import Path
 
 from symcere.errors import UserError
 
+NAME = r"\w[\w.-]*"
+"""Of whatever becomes a folder: a data set, a run, a sweep, a method."""
+NAMED = "a name begins with a letter or digit and holds letters, digits, '.', '_' and '-' only."
+
 
 def home() -> Path:
     """``SYMCERE_HOME``, by default ``.symcere`` in the current directory, as an absolute path."""
     return Path(os.environ.get("SYMCERE_HOME") or ".symcere").absolute()
 
 
+def check_name(name: str, of: str) -> None:
+    """
+    Args:
+        of: what it should name, ``a data set``.
+
+    Raises:
+        UserError: it cannot: it becomes that of a file, and part of a command.
+    """
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"'{name}' cannot name {of}: {NAMED}")
+
+
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, mark: str = "manifest.json") -> Iterator[Path]:
     """A temporary path beside ``path`` to write a file or a folder to; it takes the name when all went well.
 
     After an exception (Ctrl-C included) nothing remains and an older ``path`` is untouched.
 
+    Args:
+        mark: a file that every folder of this kind holds: another folder is somebody's own, and never replaced.
+
     Raises:
-        UserError: the disk is full or the place cannot be written.
+        UserError: the disk is full, the place cannot be written, or a folder is there that is not of this kind.
     """
+    path = Path(path).absolute()
+    if path.is_dir() and (Path.cwd().is_relative_to(path) or (any(path.iterdir()) and not (path / mark).is_file())):
+        raise UserError(f"{path} is a folder that holds something else: name a new one, or one that is empty.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         yield temporary
+        if path.is_dir() and not temporary.is_dir():
+            raise UserError(f"{path} is a folder: name a file.")
         for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
             _flush(file)
         if path.is_dir():  # a folder cannot be replaced in one step: the old one steps aside first

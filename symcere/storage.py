@@ -24,6 +24,11 @@ def remote(address: Address) -> bool:
     return "://" in str(address)
 
 
+def absolute(address: str) -> str:
+    """A path as processes in other folders find it; a URI is so already."""
+    return address if remote(address) else str(Path(address).expanduser().absolute())
+
+
 def within(folder: Address, *names: str) -> str:
     """The address of a file in a folder.
 

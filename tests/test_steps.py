@@ -230,7 +230,7 @@ def test_what_is_asked_wrongly_starts_nothing(shop):
     wrong = {
         r"Unknown baseline 'lightgnc'.*lightgcn": {"method": "lightgnc"},
         r"Unknown setting 'model\.dims'.*dim": {"settings": {"model.dims": 3}},
-        r"data\.core is 3 in the prepared corpus 'shop'.*symcere prepare shop --data\.core 9": {
+        r"data\.core is 3 in the prepared corpus 'shop'.*symcere prepare shop … --data\.core 9": {
             "settings": {"data.core": 9}
         },
         r"k = 99, but there are only 24 items": {"settings": {"evaluate.ks": "10,99"}},
@@ -254,6 +254,27 @@ def test_unknown_names(shop):
         steps.prepare("other", [shop["csv"] / "no-such-file.csv"])
     with pytest.raises(UserError, match="dataset"):
         steps.prepare("nameless")
+    with pytest.raises(UserError, match=r"'shop' was prepared from files of your own.*--source"):
+        steps.prepare("shop")
+
+
+def test_a_name_is_no_path(shop, tmp_path, monkeypatch):
+    """Whatever is at a path would have been replaced by a corpus."""
+    monkeypatch.setenv("SYMCERE_HOME", str(tmp_path / "home"))
+    mine = write_csv(tmp_path / "reviews.csv")
+    for name in (str(tmp_path), "../runs", "a/b", "my shop", ".hidden"):
+        with pytest.raises(UserError, match="cannot name a data set"):
+            prepare(mine, name)
+        with pytest.raises(UserError, match="cannot name a data set"):
+            steps.prepare("shop", [mine], columns=COLUMNS, settings={"core": 3}, name=name)
+        with pytest.raises(UserError, match="cannot name a run"):
+            steps.train("shop", name=name)
+    assert [path.name for path in tmp_path.iterdir()] == ["reviews.csv"]
+
+
+def test_a_file_where_a_folder_should_be_written(shop):
+    with pytest.raises(UserError, match=r"reviews\.csv is a file: name a folder"):
+        steps.evaluate(shop["symcere"].name, popularity_weights=[0, 1], out=shop["csv"] / "reviews.csv")
 
 
 # ---------------------------------------------------------------- what is stored, and freeing it

@@ -38,10 +38,8 @@ from symcere.config.space import (
     settings_of,
 )
 from symcere.errors import UserError, nearest
+from symcere.home import NAME, NAMED
 
-NAME = r"\w[\w.-]*"
-"""Of a sweep and of a method: each is the name of a folder, too."""
-NAMED = "a name begins with a letter or digit and holds letters, digits, '.', '_' and '-' only."
 CHECKED = 1000
 """Combinations of a space that are tried before anything starts: the first ones in order, and as many at random."""
 

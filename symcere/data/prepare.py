@@ -319,6 +319,11 @@ def _split(
         counts.append(("named by the split's files", int(np.count_nonzero(part != splits.DROPPED))))
     elif split.kind == "random":
         part = splits.random(users, split.seed)
+    elif (reviews.time[kept] == NO_TIME).all():
+        raise UserError(
+            f"The reviews carry no dates, so a split of kind '{split.kind}' is impossible. "
+            "Choose --data.split.kind random, or name the column of dates (--column time=…)."
+        )
     elif split.kind == "last":
         part = splits.last(users, reviews.time[kept], kept)
     else:

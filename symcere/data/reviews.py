@@ -96,6 +96,7 @@ class Reviews:
         self.notes: list[str] = []
         self.bytes_read = 0
         self._first: dict[str, str] = {}
+        self._day_first: bool | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         self._reset()
@@ -256,7 +257,7 @@ class Reviews:
         user, item = (pc.utf8_trim_whitespace(_strings(ids)) for ids in (users, items))
         no_user, no_item = _blank(user), _blank(item)
         rating, bad_ratings = _ratings(ratings)
-        time, bad_times = _times(times)
+        time, bad_times = self._times(times)
         row = pa.array(np.arange(start, start + len(users)))
         self.counts.update(
             rows=len(users),
@@ -273,6 +274,24 @@ class Reviews:
             batch = batch.filter(pa.array(~gone))
         self.counts["kept"] += len(batch)
         return batch
+
+    def _times(self, values: list[Any]) -> tuple[pa.Array, int]:
+        """Times as unix seconds, null where there is none, and how many were there but could not be read.
+
+        Whether 3/4/2020 is in March or April, the first batch with such dates tells for all.
+        """
+        try:
+            times = pa.array(values, pa.int64())
+            numbers = times.fill_null(0).to_numpy()
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            if self._day_first is None:
+                self._day_first = day_first(values)
+            found = [seconds(value, bool(self._day_first)) for value in values]
+            bad = sum(one is None and not _absent(v) for one, v in zip(found, values, strict=True))
+            return pa.array(found, pa.int64()), bad
+        for _ in range(3):
+            numbers = np.where(np.abs(numbers) >= _MILLISECONDS, numbers // 1000, numbers)
+        return pa.array(numbers, mask=times.is_null().to_numpy(zero_copy_only=False)), 0
 
     def _synthetic(self) -> Iterator[pa.RecordBatch]:
         from symcere.data.synthetic import Synthetic
@@ -343,42 +362,44 @@ def number(value: Any) -> float:
         return math.nan
 
 
-def _times(values: list[Any]) -> tuple[pa.Array, int]:
-    """Times as unix seconds, null where there is none, and how many were there but could not be read."""
-    try:
-        times = pa.array(values, pa.int64())
-        numbers = times.fill_null(0).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        read_ = [seconds(value) for value in values]
-        return pa.array(read_, pa.int64()), sum(
-            r is None and not _absent(v) for r, v in zip(read_, values, strict=True)
-        )
-    for _ in range(3):
-        numbers = np.where(np.abs(numbers) >= _MILLISECONDS, numbers // 1000, numbers)
-    return pa.array(numbers, mask=times.is_null().to_numpy(zero_copy_only=False)), 0
-
-
 _MILLISECONDS = 100_000_000_000
 """A time from here on counts milliseconds or less: in seconds it would be the year 5138, in milliseconds it is 1973."""
 _MONTHS = {"jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6, "jul": 7, "aug": 8, "sep": 9, "oct": 10, "nov": 11, "dec": 12}  # fmt: skip  # noqa: E501
+_EITHER = re.compile(r"(\d{1,2})[/-](\d{1,2})[/-](\d{4})")
+"""2/28/2014 in America, 28/2/2014 elsewhere."""
 _DATES = (
     (re.compile(r"([A-Za-z]{3})[a-z]*\.? (\d{1,2})(?:st|nd|rd|th)?,? (\d{4})"), "mdy"),  # Dec 23, 2008
     (re.compile(r"(\d{1,2}) ([A-Za-z]{3})[a-z]*\.?,? (\d{4})"), "dmy"),  # 23 December 2008
     (re.compile(r"(\d{1,2}) (\d{1,2}), (\d{4})"), "mdy"),  # 02 28, 2014 (Amazon)
-    (re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})"), "mdy"),  # 2/28/2014
+    (re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})"), "dmy"),  # 28.2.2014
+    (_EITHER, "either"),
     (re.compile(r"(\d{4})/(\d{1,2})/(\d{1,2})"), "ymd"),
 )
 
 
-def seconds(value: Any) -> int | None:
+def day_first(values: Sequence[Any]) -> bool | None:
+    """Whether dates like 3/4/2020 among values name the day first; None where there are none or it cannot be told.
+
+    >>> day_first(["3/4/2020", "23/4/2020"]), day_first(["3/4/2020", "4/23/2020"]), day_first(["3/4/2020"])
+    (True, False, None)
+    """
+    found = [match.groups() for v in values if isinstance(v, str) and (match := _EITHER.fullmatch(v.strip()))]
+    days, months = (any(int(part[place]) > 12 for part in found) for place in (0, 1))
+    return days if days != months else None
+
+
+def seconds(value: Any, day_first: bool = False) -> int | None:
     """Unix seconds of a number (seconds, or milli-, micro-, nanoseconds by its size), a date or a date's text; a
     time without a zone is taken as UTC. None where there is none.
+
+    Args:
+        day_first: 3/4/2020 is in April.
 
     >>> seconds("Dec 23, 2008"), seconds("2008-12-23T00:00:00"), seconds(1229990400000)
     (1229990400, 1229990400, 1229990400)
     """
     if isinstance(value, str):
-        return _text_seconds(value.strip())
+        return _text_seconds(value.strip(), day_first)
     if isinstance(value, datetime):
         return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp())
     if isinstance(value, date):
@@ -393,7 +414,7 @@ def seconds(value: Any) -> int | None:
 
 
 @lru_cache(maxsize=1 << 16)
-def _text_seconds(text: str) -> int | None:
+def _text_seconds(text: str, day_first: bool) -> int | None:
     try:
         return seconds(float(text)) if not re.fullmatch(r"\d{8}", text) else seconds(datetime.fromisoformat(text))
     except ValueError:
@@ -404,6 +425,7 @@ def _text_seconds(text: str) -> int | None:
         pass
     for pattern, order in _DATES:
         if match := pattern.fullmatch(text):
+            order = ("dmy" if day_first else "mdy") if order == "either" else order
             part = dict(zip(order, match.groups(), strict=True))
             month = int(part["m"]) if part["m"].isdigit() else _MONTHS.get(part["m"].lower(), 0)
             try:

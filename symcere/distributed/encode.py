@@ -14,7 +14,7 @@ from symcere.errors import UserError
 from symcere.text import Embeddings
 from symcere.text import embed as embed_here
 from symcere.text.cache import Cache
-from symcere.text.embeddings import begin
+from symcere.text.embeddings import begin, finished
 from symcere.text.encoder import Factory, Progress, TextEncoder, make_encoder
 
 
@@ -39,6 +39,8 @@ def embed(
     Raises:
         UserError: what :func:`symcere.text.embed` raises, or a node that does not see the folders.
     """
+    if (made := finished(corpus, text, directory, encoder_factory)) is not None:
+        return made
     caches = begin(corpus, text, directory, encoder_factory)
     missing = [{"cache": n, "shard": shard} for n, cache in enumerate(caches) for shard in cache.missing()]
     if missing:
@@ -50,8 +52,8 @@ def embed(
         with pool(address, 0 if gpus_per_worker else workers) as there:
             check(there, {"CPU": workers, "GPU": workers * gpus_per_worker}, address)
             what = corpus.path, [cache.path for cache in caches], encoder_factory
-            for made in in_pieces(missing, _Encode, what, workers=workers, gpus=gpus_per_worker, doing="Encoding"):
-                done += made
+            for texts in in_pieces(missing, _Encode, what, workers=workers, gpus=gpus_per_worker, doing="Encoding"):
+                done += texts
                 if progress:
                     progress("embed reviews", done, total)
     return embed_here(corpus, text, directory, progress, encoder_factory)

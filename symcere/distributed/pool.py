@@ -3,11 +3,14 @@
 import contextlib
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from symcere.errors import UserError
+from symcere.tracking import Terminated
 
 GROWTH = 1800.0
 """Seconds that a cluster gets to bring a node: a machine of a cloud, and its set-up."""
@@ -37,25 +40,47 @@ def pool(address: str = "", cpus: int = 0, store: int = 0) -> Iterator[dict[str,
 
     address = ray_address(address)
     ours = not ray.is_initialized()
+    term = signal.getsignal(signal.SIGTERM)
     if ours:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        own: dict[str, Any] = {"num_cpus": cpus or None, "object_store_memory": store or None}
         try:
             if address:
                 ray.init(address=address, **quiet)
             else:
-                own: dict[str, Any] = {"num_cpus": cpus or None, "object_store_memory": store or None}
                 ray.init(address="local", include_dashboard=False, **own, **quiet)
         except Exception as error:
             raise UserError(
                 f"Cannot {'reach Ray at ' + address if address else 'start Ray'}: {' '.join(str(error).split())[:300]}"
             ) from error
+    terminated = []
+
+    def terminate(number: int, frame: Any) -> None:
+        terminated.append(number)
+        if callable(term):
+            term(number, frame)
+        else:
+            raise Terminated(128 + number)
+
     try:
+        if ours:  # Ray takes SIGTERM for itself, and aborts: what has to be ended or removed would stay
+            _on_term(term if term is signal.SIG_IGN else terminate)
         yield ray.cluster_resources()
+    except SystemExit:
+        if terminated:  # Ray's core passes on that there was an exit, not which
+            raise Terminated(128 + terminated[0]) from None
+        raise
     finally:
         if ours:
             ray.shutdown()
+            _on_term(term)
+
+
+def _on_term(handler: Any) -> None:
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def room(bundles: Sequence[Mapping[str, float]], seconds: float = 0.0) -> dict[str, float]:
@@ -96,6 +121,14 @@ def room(bundles: Sequence[Mapping[str, float]], seconds: float = 0.0) -> dict[s
             "lower `resources` of the sweep."
         )
     return found
+
+
+def most(kind: str, beside: Mapping[str, float]) -> float:
+    """The most of a resource that a node of the running Ray has which also has what stands beside it; 0 if none has."""
+    import ray
+
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return max((n.get(kind, 0.0) for n in nodes if all(n.get(k, 0) >= v for k, v in beside.items())), default=0.0)
 
 
 def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:

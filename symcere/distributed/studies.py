@@ -9,12 +9,13 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symcere.config import Text
+from symcere.config import Experiment, Text
 from symcere.config.canonical import same_model
+from symcere.config.fields import build
 from symcere.config.space import Parameter
 from symcere.config.sweep import Sampler, Search
 from symcere.distributed.trial import Outcome, Spec, read_outcome, read_spec, write
@@ -168,7 +169,7 @@ class Study:
             method=self.method,
             number=number,
             corpus=str(self.corpus),
-            embeddings=str(self.embeddings.get(experiment.text, "")) if experiment.needs_text else "",
+            embeddings=self._embeddings_of(experiment),
             experiment=experiment.to_dict(),
             values=values,
             milestones=list(self.milestones(experiment.train.epochs)),
@@ -268,7 +269,8 @@ class Study:
             if outcome is not None and outcome.done:
                 self.done[spec.id] = outcome
             else:
-                self.waiting.append(spec)
+                self.specs[spec.id] = self._here(spec)
+                self.waiting.append(self.specs[spec.id])
         told: set[str] = set()
         for trial in self.optimiser.get_trials(deepcopy=False):
             name = trial.user_attrs.get("id", "")
@@ -286,6 +288,22 @@ class Study:
                 self._add(self.specs[name], outcome.value)
         tried = [spec.values for spec in self.specs.values()]
         self._points = [p for p in self._points if not any(p.items() <= values.items() for values in tried)]
+
+    def _here(self, spec: Spec) -> Spec:
+        """An unfinished trial as it goes on here: a sweep may be resumed with other GPUs, or its home be elsewhere."""
+        spec = replace(
+            spec,
+            corpus=str(self.corpus),
+            embeddings=self._embeddings_of(build(Experiment, spec.experiment)),
+            threads=self.threads,
+            gpu=self.gpu,
+            workers=self.workers,
+        )
+        write(self.folder / spec.id / "spec.json", spec)
+        return spec
+
+    def _embeddings_of(self, experiment: Experiment) -> str:
+        return str(self.embeddings.get(experiment.text, "")) if experiment.needs_text else ""
 
     def _add(self, spec: Spec, value: float) -> None:
         """A result that Optuna's storage lost."""

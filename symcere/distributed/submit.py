@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import symcere
 from symcere.errors import UserError
+from symcere.storage import remote
 from symcere.tracking import mask
 
 if TYPE_CHECKING:
@@ -143,13 +144,20 @@ def _private(name: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in PRIVATE)
 
 
+OUTPUTS = ("--out", "--html", "--storage")
+"""Options that name what a command writes."""
+
+
 def _left_behind(words: Sequence[str], folder: Path, packed: Sequence[Path]) -> list[str]:
-    """Words of the command that name something here which will not be there."""
+    """Words of the command that name something here which will not be there, or something there that will not stay."""
     there = {*packed, *(parent for path in packed for parent in path.parents)}
     notes = []
     for word, before in zip(words, ["", *words], strict=False):
         name = word.partition("=")[2] if word.startswith("--") else word
-        if "--storage" in (before, word.partition("=")[0]):  # shared by all: it is meant to be there
+        option = word.partition("=")[0] if word.startswith("--") else before
+        if option in OUTPUTS and word != option and not (remote(name) or Path(name).is_absolute()):
+            notes.append(f"{name} would go to the job's own folder, which Ray removes: give {option} an absolute path.")
+        if option == "--storage":  # shared by all: it is meant to be there
             continue
         path = folder / name
         if name and len(name) < 1000 and path.exists():

@@ -7,7 +7,9 @@ and to the terminal; a node without the corpus is given it from there, once, thr
 """
 
 import contextlib
+import json
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -193,9 +195,11 @@ class _Listener(threading.Thread):
                 self.last = epoch.number
                 if self.on_epoch is not None and self.on_epoch(epoch):
                     self.desk.stop.remote()
-        except BaseException as error:  # raised where the driver waits
+        except BaseException as error:  # raised where the driver waits, once the workers have ended their epoch
             self.error = self.error or error
             self.over.set()
+            with contextlib.suppress(Exception):
+                self.desk.stop.remote()
 
     def end(self) -> None:
         self.over.set()
@@ -263,18 +267,26 @@ def _work(config: dict[str, Any]) -> None:
 
 
 def _near(folder: Path, key: str, desk: Any, first: bool) -> Path:
-    """The folder, or this node's copy of it, which its first worker fetches."""
+    """The folder, or this node's copy of it, which its first worker fetches.
+
+    Args:
+        key: its fingerprint. Where nodes have homes of their own, another may be under the same name.
+    """
     import ray
 
-    if folder.is_dir():
-        return folder
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((folder / "manifest.json").read_text())["fingerprint"] == key:
+            return folder
     copy = Path(tempfile.gettempdir()) / f"symcere-{os.getuid()}" / f"{folder.name}-{key[:16]}"
     if first and not copy.is_dir():
         part = copy.with_name(f".{copy.name}.{os.getpid()}.part")
         for name in ray.get(desk.files.remote(folder)):
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             ray.get(desk.read.remote(folder / name)).tofile(part / name)
-        part.rename(copy)
+        try:
+            part.rename(copy)
+        except OSError:  # another job's worker on this node was faster
+            shutil.rmtree(part, ignore_errors=True)
     while not copy.is_dir():
         time.sleep(0.1)
     return copy

@@ -14,6 +14,7 @@ from symcere.data import cards
 from symcere.errors import UserError
 from symcere.home import home
 from symcere.steps.corpora import corpus_path
+from symcere.storage import absolute
 
 if TYPE_CHECKING:
     from symcere.distributed.submit import Job
@@ -125,6 +126,7 @@ def doctor(
         _guarded("MLflow", lambda: _mlflow(tracking)),
     ]
     if storage:
+        storage = absolute(storage)
         checks.append(_guarded("storage", lambda: _storage(storage)))
     else:
         checks.append(Check("storage", "skip", "not asked", "--storage URI checks that it can be written"))

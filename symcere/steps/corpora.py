@@ -10,7 +10,7 @@ from symcere.config.fields import build, merge, to_dict
 from symcere.data import cards
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError, nearest
-from symcere.home import home
+from symcere.home import check_name, home
 
 if TYPE_CHECKING:
     from symcere.text import Embeddings
@@ -134,9 +134,14 @@ def prepare(
     try:
         card = cards.find(dataset)
     except UserError:
+        if not files and Path(dataset).name == dataset and (corpus_path(dataset) / "manifest.json").is_file():
+            raise UserError(
+                f"'{dataset}' was prepared from files of your own: name them again, with --source FILE."
+            ) from None
         if not files or Path(dataset).suffix in (".yaml", ".yml"):
             raise
         card = cards.own(dataset, files)
+    check_name(name or card.name, "a data set")
     card = replace(card, format=format or card.format, columns={**card.columns, **(columns or {})})
     files = files or card.sources()
     if not files and card.format != "synthetic":
@@ -168,11 +173,11 @@ def embed(
     Args:
         settings: dotted settings of the experiment, ``{"text.encoders": "minilm,lsa"}``.
         workers: actors that encode side by side through Ray Data; one needs no Ray.
-        gpus_per_worker: GPUs that each of them holds.
+        gpus_per_worker: GPUs that each of them holds; given, a single one is started through Ray, too.
         address: of a running Ray cluster; by default Ray is started on this machine.
     """
     corpus, experiment = open_corpus(dataset), Experiment().replace(settings or {})
-    if workers == 1 and not address:
+    if workers == 1 and not address and not gpus_per_worker:
         return embeddings_of(corpus, experiment, progress)
     from symcere.distributed.encode import embed as run
 

@@ -16,9 +16,9 @@ from symcere.config.baselines import baselines as known_baselines
 from symcere.config.fields import build, flatten, merge
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
-from symcere.home import home
+from symcere.home import check_name, home
 from symcere.steps.corpora import Progress, Settings, embeddings_of, open_corpus
-from symcere.storage import check, exists, remote, within
+from symcere.storage import absolute, check, exists, within
 
 if TYPE_CHECKING:
     from symcere.evaluation import Evaluation
@@ -74,8 +74,8 @@ def experiment_for(
     for key, value in prepared.items():
         if key != "dataset" and asked[key] != value:
             raise UserError(
-                f"data.{key} is {value!r} in the prepared corpus '{corpus.name}'; to change it run "
-                f"`symcere prepare {corpus.name} --data.{key} {asked[key]}`."
+                f"data.{key} is {value!r} in the prepared corpus '{corpus.name}'; to change it prepare it again, from "
+                f"the same files: `symcere prepare {corpus.name} … --data.{key} {asked[key]}`."
             )
     return build(Experiment, merge(base, wanted, {"data": corpus.settings}))
 
@@ -111,13 +111,13 @@ def train(
         name: stem of the run's name, by default ``<data set>-<method>``.
         resume: a run that was interrupted; it goes on with the numbers of an uninterrupted one, by its own experiment
             where none is given.
-        reuse: return a finished run of the very same experiment on the same corpus, if there is one.
+        reuse: return a finished run of the very same experiment on the same corpus and of this method, if there is one.
         test: evaluate the chosen epoch on the test split, once. A sweep's trials never do.
         group: MLflow experiment that the run is filed under, by default the data set's name.
         tags: more tags of the run.
         parent: id of the run that it belongs to.
         workers: processes that train together through Ray; one needs no Ray.
-        gpus_per_worker: GPUs that each of them holds.
+        gpus_per_worker: GPUs that each of them holds; given, a single one is started through Ray, too.
         parallel: what each holds of the node table, see :mod:`symcere.model.workers`.
         address: of a running Ray cluster; by default Ray is started on this machine.
         storage: folder that all nodes see, or URI (``s3://…``), which keeps the checkpoint while training.
@@ -127,6 +127,8 @@ def train(
     from symcere.evaluation import Evaluator
 
     state = begun = None
+    if name:
+        check_name(name, "a run")
     if storage:
         storage = _storage(storage)
     if resume:
@@ -140,7 +142,7 @@ def train(
     method = method or (DEFAULT if experiment is None else named(experiment) or "custom")
     identity = {"symcere.experiment": experiment_hash(whole), "symcere.corpus": corpus.fingerprint}
     group = group or corpus.name
-    if reuse and (found := _finished_run(group, corpus.name, identity)):
+    if reuse and (found := _finished_run(group, corpus.name, {**identity, "symcere.method": method})):
         return found
     judge = Evaluator(corpus, "test", whole.evaluate.ks, explicit_ks=_asks_for_ks(settings)) if test else None
     embeddings = embeddings_of(corpus, whole, progress)
@@ -162,7 +164,7 @@ def train(
             run.log_epoch(epoch.flat(), step=epoch.number)
             return on_epoch(epoch) if on_epoch is not None else None
 
-        if workers > 1 or address:
+        if workers > 1 or address or gpus_per_worker:
             from symcere.distributed.train import fit as fit_together
 
             fitted = fit_together(
@@ -222,8 +224,7 @@ def _storage(address: str) -> str:
             f"--storage {mask(address)} holds a credential, and the run keeps the address: leave it out, and set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (S3) or GOOGLE_APPLICATION_CREDENTIALS instead."
         )
-    if not remote(address):
-        address = str(Path(address).expanduser().absolute())
+    address = absolute(address)
     check(address)
     return address
 
@@ -331,6 +332,8 @@ def evaluate(
     from symcere.evaluation import Evaluator, trade_off
     from symcere.plots import popularity_trade_off, save
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder.")
     restored = restore(run)
     wanted = build(Experiment, merge(restored.fitted.checkpoint.experiment.to_dict(), settings or {})).evaluate
     judge = Evaluator(restored.corpus, split, wanted.ks, explicit_ks=_asks_for_ks(settings))

@@ -108,7 +108,7 @@ def export(run: str | Path, out: str | Path, k: int = 50, progress: Progress = N
         "left_out_of_lists": "the user's items of training and validation",
         "experiment": experiment.to_dict(),
     }
-    with writing(out) as folder:
+    with writing(out, mark="meta.json") as folder:
         folder.mkdir()
         if isinstance(scorer, FactorScorer):
             z_u, z_i = (_vectors(z) for z in (scorer.users, scorer.items))

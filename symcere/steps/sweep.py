@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import re
+import secrets
 import socket
 import statistics
 import threading
@@ -23,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from symcere.config import Experiment, Text
 from symcere.config.fields import build
-from symcere.config.sweep import NAME, NAMED, Declared, Search, load
+from symcere.config.sweep import Declared, Search, load
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError, nearest
-from symcere.home import home, writing
+from symcere.home import NAME, NAMED, home, writing
 from symcere.steps.corpora import Progress, embeddings_of, open_corpus
 from symcere.steps.runs import CHECKPOINT, experiment_hash, train
 
@@ -252,11 +253,13 @@ def _studies(
     declared: Declared, ready: Sequence[Ready], folder: Path, resources: Mapping[str, float]
 ) -> tuple[list["Study"], dict[str, float]]:
     """The studies, and the memory that a trial on each data set reserves."""
+    from symcere.distributed.pool import most
     from symcere.distributed.studies import Study, open_storage, open_study
     from symcere.steps.cost import gpu_share, memory_of
 
     sweep = declared.sweep
     storage = open_storage(sweep.storage, folder)
+    prefix = f"{folder.name}-{_token(folder)}/" if sweep.storage else ""  # others may keep their studies there, too
     studies: list[Study] = []
     memory: dict[str, float] = {}
     for one in ready:
@@ -264,11 +267,12 @@ def _studies(
         gpu = gpu_share(sweep.resources.gpu, needed, resources)
         wanted = needed if sweep.resources.memory == "auto" else float(sweep.resources.memory) * 1e9
         # More than a node has would wait for ever; the estimate is no reason not to try.
-        nodes = max(1, sum(k.startswith("node:") and k != "node:__internal_head__" for k in resources))
-        memory[one.corpus.name] = float(int(min(wanted, 0.8 * resources.get("memory", wanted) / nodes)))
+        memory[one.corpus.name] = float(
+            int(min(wanted, 0.8 * most("memory", {"CPU": sweep.resources.cpu, "GPU": gpu})))
+        )
         for search in one.searches:
             number = len(studies)
-            optimiser = open_study(storage, f"{one.corpus.name}/{search.method}", sweep.sampler, number)
+            optimiser = open_study(storage, f"{prefix}{one.corpus.name}/{search.method}", sweep.sampler, number)
             studies.append(
                 Study(
                     one.corpus.name,
@@ -284,6 +288,15 @@ def _studies(
                 )
             )
     return studies, one_size(memory, resources, sweep.resources.cpu)
+
+
+def _token(folder: Path) -> str:
+    """What tells a sweep from those of the same name elsewhere; made once."""
+    path = folder / "token"
+    if not path.exists():
+        with writing(path) as part:
+            part.write_text(secrets.token_hex(4))
+    return path.read_text()
 
 
 def one_size(memory: Mapping[str, float], resources: Mapping[str, float], cpu: float) -> dict[str, float]:
@@ -679,7 +692,9 @@ def final(one: Mapping[str, Any]) -> dict[str, float]:
 
     tracking.client(patience=PATIENCE)
     experiment = build(Experiment, one["experiment"]).replace({"train.seed": one["seed"]})
-    identity = {"symcere.experiment": experiment_hash(experiment), ROLE: "final"}
+    # Two methods may have come to one setting: each has its own models.
+    own = {"symcere.dataset": one["dataset"], "symcere.method": one["method"], ROLE: "final"}
+    identity = {"symcere.experiment": experiment_hash(experiment), **own}
     begun = ""
     for run in tracking.list_runs(one["sweep"]):
         same = all(run.tags.get(k) == v for k, v in identity.items())

@@ -117,8 +117,7 @@ def embed(
         UserError: a model is found nowhere, no review has any text, or the disk is full.
     """
     encoders = [encoder_factory(settings) for settings in text.encoders]
-    key = key_of(corpus.fingerprint, [e.identity for e in encoders])
-    path = Path(directory) / corpus.name / folder_name(text.encoders, key)
+    key, path = _place(corpus, text, directory, encoders)
     if path.exists():
         return Embeddings.open(path, corpus, encoder_factory)
 
@@ -142,6 +141,18 @@ def embed(
             cache.put(shard, encoder.encode(cache.texts(shard), advance))
     join(caches, Joined(text.encoders, encoders), path, corpus, key)
     return Embeddings.open(path, corpus, encoder_factory)
+
+
+def finished(corpus: Corpus, text: Text, directory: Path, encoder_factory: Factory = make_encoder) -> Embeddings | None:
+    """What :func:`embed` would find finished; None if it had to encode."""
+    _, path = _place(corpus, text, directory, [encoder_factory(settings) for settings in text.encoders])
+    return Embeddings.open(path, corpus, encoder_factory) if path.exists() else None
+
+
+def _place(corpus: Corpus, text: Text, directory: Path, encoders: Sequence[TextEncoder]) -> tuple[str, Path]:
+    """Fingerprint and folder of the embeddings."""
+    key = key_of(corpus.fingerprint, [e.identity for e in encoders])
+    return key, Path(directory) / corpus.name / folder_name(text.encoders, key)
 
 
 def begin(corpus: Corpus, text: Text, directory: Path, encoder_factory: Factory = make_encoder) -> list[Cache]:

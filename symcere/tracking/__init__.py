@@ -6,6 +6,7 @@ MLflow itself is imported only when a store is opened.
 
 from symcere.tracking.runs import (
     StoredRun,
+    Terminated,
     Tracker,
     attach,
     find_run,
@@ -19,6 +20,7 @@ from symcere.tracking.store import client, mask, tracking_uri
 
 __all__ = [
     "StoredRun",
+    "Terminated",
     "Tracker",
     "attach",
     "client",

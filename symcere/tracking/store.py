@@ -40,7 +40,9 @@ def mask(text: str) -> str:
 
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, else the SQLite file of the home. Absolute, so that another process can use it."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    given = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    scheme, three, path = given.partition("sqlite:///")
+    return f"{three}{Path(path).absolute()}" if not scheme and three and path != ":memory:" else given
 
 
 def client(uri: str | None = None, patience: float = 0.0) -> MlflowClient:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from symcere.errors import UserError, nearest
+from symcere.home import check_name, writing
 from symcere.home import home as home_of
-from symcere.home import writing
 
 
 def left(folder: Path) -> list[str]:
@@ -39,6 +39,7 @@ def test_a_folder_replaces_the_older_one(tmp_path):
         with writing(path) as part:
             (part / "sub").mkdir(parents=True)
             (part / "sub" / content).write_text(content)
+            (part / "manifest.json").write_text("{}")
     assert left(path / "sub") == ["new"]
     assert left(tmp_path) == ["corpus"]
 
@@ -65,11 +66,41 @@ def test_after_an_error_the_older_one_stands(tmp_path, error, folder):
     assert left(tmp_path) == ["thing"]
 
 
+def test_what_somebody_keeps_is_never_replaced(tmp_path, monkeypatch):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years")
+    file = tmp_path / "file"
+    file.write_text("a file may be")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for path in (mine, mine / "." / ".." / "mine", Path("."), Path("/"), tmp_path):
+        with pytest.raises(UserError, match="holds something else: name a new one"), writing(path) as part:
+            part.mkdir()
+    (mine / "manifest.json").write_text("{}")  # now it is one of ours: a file does not take its place even so
+    with pytest.raises(UserError, match="is a folder: name a file"), writing(mine) as part:
+        part.write_text("page")
+    assert (mine / "thesis.txt").read_text() == "years"
+    with pytest.raises(UserError, match="holds something else"), writing(mine, mark="report.md") as part:
+        part.mkdir()
+    with writing(file) as part:
+        part.write_text("written over")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "mine"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../runs", "/tmp/x", "a/b", "a b", "-x", ".hidden", "a\\b"])
+def test_what_cannot_name_a_folder(name):
+    with pytest.raises(UserError, match="cannot name a run: a name begins with"):
+        check_name(name, "a run")
+    for fine in ("hotels", "my-shop.2", "läden", "2020_x"):
+        check_name(fine, "a run")
+
+
 def test_an_interruption_between_two_renames_puts_the_older_folder_back(tmp_path, monkeypatch):
     path = tmp_path / "corpus"
     with writing(path) as part:
         part.mkdir()
-        (part / "old").touch()
+        (part / "manifest.json").touch()
     rename = Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -80,7 +111,7 @@ def test_an_interruption_between_two_renames_puts_the_older_folder_back(tmp_path
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt), writing(path) as part:
         part.mkdir()
-    assert left(path) == ["old"]
+    assert left(path) == ["manifest.json"]
     assert left(tmp_path) == ["corpus"]
 
 

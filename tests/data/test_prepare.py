@@ -332,6 +332,11 @@ def test_memory_does_not_grow_with_the_texts(tmp_path, monkeypatch):
         (block(), Data(core=4), "the 4-core is empty: of 12 distinct.*the 3-core: --data.core 3 or less"),
         (block(5, 1), Data(core=1), "leaves no validation interaction.*split.kind"),
         ([(u, i, r, None, x) for u, i, r, t, x in block()], Data(core=1, split=Split("time")), "carry no dates"),
+        (
+            [(u, i, r, None, x) for u, i, r, t, x in block()],
+            Data(core=1, split=Split("last")),
+            r"carry no dates.*data\.split\.kind",
+        ),
         ([(u, i, r, 5, x) for u, i, r, t, x in block()], Data(core=1, split=Split("time")), "leaves no training"),
         (block(), Data(core=1, split=Split("files", files="nowhere")), "nowhere/users.json"),
     ],

@@ -221,8 +221,8 @@ def test_an_open_quote_does_not_swallow_the_whole_file(tmp_path):
         (b"user,thing,rating,text\n1,2,3,x\n", "--column item=NAME"),
         (b"user,item,rating,text\n", "holds no reviews"),
         (b'{"user": "a", "ite', "holds no reviews"),
-        (gzip.compress(b""), "No reviews were recognised"),
-        (gzip.compress(b'{"user": 1}' * 50)[:12], "Fetch it again"),
+        (gzip.compress(b"", mtime=0), "No reviews were recognised"),
+        (gzip.compress(b'{"user": 1}' * 50, mtime=0)[:12], "Fetch it again"),
         (b"user,item,rating,text\n,x,3,a\n,y,3,b\n", "No usable review"),
         (b"PK\x05\x06" + b"\0" * 18, "No reviews were recognised"),
     ],
@@ -358,6 +358,9 @@ def test_members_may_be_left_unread(tmp_path):
         ("02 28, 2014", "2014-02-28"),
         ("09 4, 2015", "2015-09-04"),
         ("2/28/2014", "2014-02-28"),
+        ("2-28-2014", "2014-02-28"),
+        ("28.2.2014", "2014-02-28"),
+        ("28/2/2014", None),
         ("2014/02/28", "2014-02-28"),
         ("20140228", "2014-02-28"),
         ("2018-07-07 22:09:11", "2018-07-07 22:09:11"),
@@ -380,5 +383,19 @@ def test_members_may_be_left_unread(tmp_path):
     ],
 )
 def test_seconds(value, expected):
+    """Of one value alone; for a column see below."""
     known = None if expected is None else int(datetime.fromisoformat(expected).replace(tzinfo=UTC).timestamp())
     assert seconds(value) == known
+
+
+@pytest.mark.parametrize("mark", "/-")
+@pytest.mark.parametrize(("first", "second"), [("%d", "%m"), ("%m", "%d")])
+def test_a_column_of_dates_is_read_one_way(tmp_path, mark, first, second):
+    """Days up to the twelfth could be months; those beyond tell which."""
+    days = [datetime(2020, month, day, tzinfo=UTC) for month in (3, 4) for day in range(1, 29)]
+    lines = [f"u{n},i{n},5,good,{day.strftime(mark.join((first, second, '%Y')))}" for n, day in enumerate(days)]
+    path = tmp_path / "reviews.csv"
+    path.write_text("\n".join(["user,item,rating,text,date", *lines]))
+    found, reviews = rows(path)
+    assert [row["time"] for row in found] == [int(day.timestamp()) for day in days]
+    assert not reviews.notes

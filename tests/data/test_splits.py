@@ -82,11 +82,6 @@ def test_time_trains_on_what_has_no_time():
     assert splits.time(times, times == NO_TIME).tolist() == [TRAIN] * 9 + [VAL, TEST]
 
 
-def test_time_needs_times():
-    with pytest.raises(UserError, match=r"no dates.*data\.split\.kind"):
-        splits.time(np.full(3, NO_TIME), np.ones(3, bool))
-
-
 def test_nobody_is_evaluated_without_training():
     users = np.array([0, 0, 1, 1, 2])
     part = np.array([TRAIN, TEST, VAL, TEST, TEST])

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -67,6 +68,10 @@ def test_two_workers_fill_the_cache_that_one_process_fills(corpus, tmp_path, mon
     done = [said[1] for said in heard]
     assert done == sorted(done)
     assert heard[-1][1] == heard[-1][2]
+    # What is finished is found, without its shards and without Ray.
+    shutil.rmtree(folder)
+    monkeypatch.setattr("symcere.distributed.encode.pool", None)
+    assert embed(corpus, LSA, tmp_path / "many", workers=2).fingerprint == made.fingerprint
 
 
 def actors() -> list[int]:

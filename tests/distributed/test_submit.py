@@ -109,6 +109,23 @@ def test_files_left_behind_are_said(tree):
     assert [note.split(" stays")[0] for note in notes] == ["reviews/big.json", "new.yaml"]
 
 
+def test_what_would_be_written_to_the_jobs_own_folder_is_said(tree):
+    words = [
+        "export",
+        "run",
+        "--out",
+        "vectors",
+        "--html=page.html",
+        "--storage",
+        "s3://bucket/x",
+        "--out",
+        "/shared/v",
+    ]
+    notes = module._left_behind(words, tree, [])
+    assert [note.split(" would")[0] for note in notes] == ["vectors", "page.html"]
+    assert notes[0].endswith("give --out an absolute path.")
+
+
 # ---------------------------------------------------------------- what never travels
 
 

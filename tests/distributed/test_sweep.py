@@ -23,8 +23,9 @@ from symcere.config.sweep import Sampler, Search, Stopping
 from symcere.data.corpus import Corpus, Entries
 from symcere.distributed import trial as trials
 from symcere.distributed.studies import Study, open_storage, open_study
-from symcere.distributed.trial import Outcome, Spec, read_outcome, write
+from symcere.distributed.trial import Outcome, Spec, read_outcome, read_spec, write
 from symcere.errors import UserError
+from symcere.steps.sweep import final
 from symcere.training import fit
 
 SPACE = {"train.lr": {"loguniform": [1e-4, 1e-1]}, "model.layers": {"int": [1, 3]}}
@@ -72,6 +73,32 @@ def finish(one: Study, spec: Spec, value: float) -> None:
 
 
 # ---------------------------------------------------------------- one study
+
+
+def test_what_goes_on_goes_on_with_what_is_there_now(tmp_path):
+    """Resumed without the GPU it began with, and from another home."""
+    first = study(tmp_path, gpu=0.1, threads=4)
+    begun = first.next()
+    assert (begun.gpu, begun.threads) == (0.1, 4)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "trials").rename(tmp_path / "elsewhere" / "trials")
+    again = study(tmp_path / "elsewhere")
+    spec = again.next()
+    assert spec == dataclasses.replace(begun, gpu=0.0, threads=1, corpus=str(tmp_path / "elsewhere" / "corpus"))
+    assert read_spec(tmp_path / "elsewhere" / "trials" / spec.id) == spec == again.specs[spec.id]
+
+
+def test_two_methods_with_one_setting_have_models_of_their_own(corpora):
+    from symcere import tracking
+
+    (corpora / "sweeps" / "twins").mkdir(parents=True)
+    (corpora / "sweeps" / "twins" / "plan.json").write_text("{}")
+    experiment = Experiment().replace({"model.features": "id", "train.epochs": 1}).to_dict()
+    one = {"sweep": "twins", "dataset": "one", "experiment": experiment, "seed": 1, "workers": 1, "gpus": 0}
+    one |= {"parent": "", "tags": {}, "environment": {}}
+    figures = [final({**one, "method": method})["test_ndcg_at_10"] for method in ("plain", "layered", "plain")]
+    assert figures[0] == figures[1] == figures[2] > 0
+    assert sorted(run.tags["symcere.method"] for run in tracking.list_runs("twins")) == ["layered", "plain"]
 
 
 def test_a_study_starts_with_the_published_setting_and_ends_with_its_budget(tmp_path):

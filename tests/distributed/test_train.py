@@ -1,7 +1,9 @@
 """Training through Ray: what one process gives, also after workers and nodes are lost."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,8 +199,12 @@ def test_what_a_killed_driver_left_is_gone_on_with(home):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_of_it(home):
-    """As a terminal sends it: to the command and to whatever it started."""
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "Interrupted; nothing half-written was kept.\n"), (signal.SIGTERM, 143, "")],
+)
+def test_a_signal_ends_all_of_it(home, number, code, said):
+    """Ctrl-C as a terminal sends it, to the command and to whatever it started; SIGTERM as `ray job stop` does."""
     from symcere import tracking
 
     make(home / "corpora", "tiny")
@@ -211,10 +217,10 @@ def test_ctrl_c_ends_all_of_it(home):
         assert time.monotonic() < end
         time.sleep(0.5)
     workers = workers_of(driver.pid)
-    os.killpg(driver.pid, signal.SIGINT)
+    os.killpg(driver.pid, number) if number == signal.SIGINT else driver.terminate()
     _, err = driver.communicate(timeout=60)
-    assert driver.returncode == 130
-    assert err.endswith("Interrupted; nothing half-written was kept.\n")
+    assert driver.returncode == code
+    assert err.endswith(said)
     assert "Traceback" not in err
     assert len(workers) == 2
     for pid in workers:
@@ -243,8 +249,29 @@ def test_a_node_without_the_corpus_fetches_it_from_the_desk(tmp_path, monkeypatc
 
     monkeypatch.setattr("ray.get", lambda value: value)
     assert _near(corpus.path, corpus.fingerprint, None, True) == corpus.path
+    older = tmp_path / "older" / "corpus"
+    shutil.copytree(corpus.path, older)
+    manifest = json.loads((older / "manifest.json").read_text())
+    (older / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": "f" * 64}))
+    assert _near(older, "f" * 64, None, True) == older
+    with pytest.raises(AttributeError):  # another corpus is under this name: it asks the desk
+        _near(older, corpus.fingerprint, None, True)
     copy = Corpus.open(_near(Path("/nowhere/corpus"), corpus.fingerprint, Remote(), True))
     assert copy.path.is_relative_to(tmp_path / "node")
     assert copy.fingerprint == corpus.fingerprint
     assert (copy.train != corpus.train).nnz == 0
     copy.verify()
+
+
+@pytest.mark.slow
+def test_a_driver_that_cannot_go_on_ends_its_workers(tmp_path):
+    """A full disk, say, or MLflow gone for good: nobody would see the epochs that they went on with."""
+    corpus, _ = make(tmp_path)
+    experiment = baseline("lightgcn", {**SMALL, "train.epochs": 100_000, "train.patience": 100_000})
+
+    def full(epoch):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        fit(corpus, None, experiment, path=tmp_path / "run" / "checkpoint.pt", workers=2, on_epoch=full)
+    assert 0 < Checkpoint.load(tmp_path / "run" / "checkpoint.pt").epoch < 50_000

@@ -68,3 +68,14 @@ def test_export_refuses_a_k_beyond_the_catalogue_and_leaves_nothing(stored_run, 
     with pytest.raises(UserError, match="choose 1 to 18"):
         steps.export(stored_run.name, tmp_path / "out", k=19)
     assert not (tmp_path / "out").exists()
+
+
+def test_export_replaces_an_export_and_nothing_else(stored_run, tmp_path):
+    for k in (3, 4):
+        steps.export(stored_run.name, tmp_path / "out", k=k)
+    assert json.loads((tmp_path / "out" / "meta.json").read_text())["k"] == 4
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(UserError, match="mine is a folder that holds something else"):
+        steps.export(stored_run.name, tmp_path / "mine", k=3)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"

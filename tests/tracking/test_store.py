@@ -32,6 +32,18 @@ def test_a_server_that_does_not_answer_is_named_at_once():
         tracking.client("http://ann:secret@127.0.0.1:9")
 
 
+def test_a_relative_database_is_the_same_for_every_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given, found in (
+        ("sqlite:///runs/m.db", f"sqlite:///{tmp_path}/runs/m.db"),
+        (f"sqlite:///{tmp_path}/m.db", f"sqlite:///{tmp_path}/m.db"),
+        ("http://server:5000", "http://server:5000"),
+        ("postgresql://ann@db/sqlite:///x", "postgresql://ann@db/sqlite:///x"),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        assert tracking.tracking_uri() == found
+
+
 def test_patience_outlasts_a_server_that_is_away():
     class Store(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

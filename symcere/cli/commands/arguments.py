@@ -71,7 +71,7 @@ def ids(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}. It should hold one item id on each line.") from None
     except UnicodeDecodeError:

@@ -126,7 +126,7 @@ COMMANDS = (
             argument("--popularity-weight", type=float, metavar="W", help="weight of the popularity term"),
             argument("--seen", dest="exclude_seen", action="store_false", help="also what a user has reviewed"),
             argument("--why", action="store_true", help="with the phrases of reviews that say why"),
-            argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one for each CPU"),
+            argument("--workers", type=count, default=0, metavar="N", help="processes (default: one for each CPU)"),
             argument("--batch-size", type=count, default=4096, metavar="N", help="rows at a time (default 4096)"),
             argument("--address", default="", metavar="ADDRESS", help="a running Ray cluster (auto)"),
         ),
