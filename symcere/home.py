@@ -28,7 +28,8 @@ def home() -> Path:
 
 
 def check_name(name: str, of: str) -> None:
-    """
+    """Refuses what cannot name something that is kept.
+
     Args:
         of: what it should name, ``a data set``.
 

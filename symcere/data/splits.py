@@ -67,8 +67,7 @@ def time(times: np.ndarray, missing: np.ndarray) -> np.ndarray:
     Interactions of one moment are never divided; one without a time is trained on.
 
     Args:
-        missing: bool ``[n]``, where there is no time.
-
+        missing: bool ``[n]``, where there is no time; not everywhere.
     """
     known = times[~missing]
     first, second = np.quantile(known, [0.8, 0.9], method="higher")

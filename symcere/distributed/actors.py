@@ -40,7 +40,6 @@ def in_pieces(
     arguments: Sequence[Any],
     *,
     workers: int,
-    cpus: float = 1,
     gpus: float = 0,
     doing: str,
 ) -> Iterator[int]:
@@ -49,8 +48,8 @@ def in_pieces(
     Args:
         pieces: arguments of :meth:`Actor.do`, of each.
         arguments: of ``actor``.
-        workers: actors side by side, at most.
-        cpus, gpus: that each holds.
+        workers: actors side by side, at most; each holds one CPU.
+        gpus: that each holds.
         doing: what it is, for an error: ``Encoding``.
 
     Raises:
@@ -65,7 +64,7 @@ def in_pieces(
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(pieces)), max_tasks_in_flight_per_actor=2),
             fn_constructor_args=tuple(arguments),
-            num_cpus=cpus,
+            num_cpus=1,
             num_gpus=gpus or None,
         )
         try:

@@ -285,8 +285,10 @@ def _near(folder: Path, key: str, desk: Any, first: bool) -> Path:
             ray.get(desk.read.remote(folder / name)).tofile(part / name)
         try:
             part.rename(copy)
-        except OSError:  # another job's worker on this node was faster
-            shutil.rmtree(part, ignore_errors=True)
+        except OSError:
+            if not copy.is_dir():
+                raise
+            shutil.rmtree(part, ignore_errors=True)  # another job's worker on this node was faster
     while not copy.is_dir():
         time.sleep(0.1)
     return copy

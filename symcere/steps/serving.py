@@ -339,17 +339,22 @@ def _stored_service(model: str, for_all: bool) -> Iterator[Path]:
     if (Path(model) / "manifest.json").is_file():
         yield Path(model)
         return
+    found = None
+    try:
+        found = registry.version(model)
+    except UserError as unknown:
+        try:
+            tracking.find_run(model)
+        except UserError:
+            raise unknown from None
+    if found is not None and not for_all:
+        yield registry.fetch(found)
+        return
     home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".service-", dir=home()) as folder:
-        try:
-            found = registry.version(model)
-        except UserError as unknown:
-            try:
-                tracking.find_run(model)
-            except UserError:
-                raise unknown from None
-            restored = restore(model)
-            bundle.save(_service(restored), Path(folder) / "recommender", restored.fitted.checkpoint.experiment)
-            yield Path(folder) / "recommender"
-        else:
-            yield registry.fetch(found, into=Path(folder) if for_all else None)
+        if found is not None:
+            yield registry.fetch(found, into=Path(folder))
+            return
+        restored = restore(model)
+        bundle.save(_service(restored), Path(folder) / "recommender", restored.fitted.checkpoint.experiment)
+        yield Path(folder) / "recommender"
