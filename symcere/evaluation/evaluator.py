@@ -217,7 +217,7 @@ def trade_off(scorer: FactorScorer, evaluator: Evaluator, weights: Sequence[floa
         raise UserError(
             "This model has no popularity term to weigh. Train one with model.popularity learned or log-count."
         )
-    return {w: evaluator(FactorScorer(scorer.users, scorer.items, w * bias)) for w in weights}
+    return {w: evaluator(scorer.of(scorer.users, w * bias)) for w in weights}
 
 
 def _cut_offs(ks: Sequence[int], num_items: int, explicit: bool) -> tuple[tuple[int, ...], tuple[str, ...]]:

@@ -15,10 +15,13 @@ from torch import Tensor
 from symcere.errors import UserError
 from symcere.model.scorer import FactorScorer, Scorer
 
-CPU_CHUNK = 5 << 20
-"""Bytes of scores made at once on a CPU: what its caches hold while the scores are masked and pruned."""
+CPU_CHUNK = 16 << 20
+"""Bytes of scores made at once on a CPU: much of it stays in the caches while the scores are masked and pruned, and the
+C library gives no more than 32 MB again without fresh pages."""
 GPU_CHUNK = 1 << 30
 """Bytes of scores made at once on an accelerator."""
+LEAST = 32
+"""Users scored at once at least, whatever that takes: each chunk reads the vectors of all items."""
 
 _WIDTH = 8  # columns per group: the pass over the scores then yields an eighth of them
 
@@ -45,7 +48,7 @@ def top_k(
         exclude: [U, I]; the entries of a user's row are never recommended to that user.
         seed: of the order that breaks ties.
         allowed: bool [I]; other items are never recommended. All are allowed by default.
-        chunk_bytes: memory for scores; ``CPU_CHUNK`` or ``GPU_CHUNK`` by default.
+        chunk_bytes: memory for scores; by default ``CPU_CHUNK`` or ``GPU_CHUNK``, and that of ``LEAST`` users at least.
 
     Returns:
         items int64 [B, k] and scores [B, k], on the CPU. Where a user has fewer than k candidates the rest is item
@@ -106,8 +109,9 @@ def _chunks(scorer: Scorer, users: Tensor, chunk_bytes: int | None) -> Iterator[
     """Scores [b, I] of consecutive users, contiguous, float32 or float64, free to be written to."""
     fresh = isinstance(scorer, FactorScorer) and type(scorer).scores is FactorScorer.scores
     device = scorer.users.device if fresh else torch.device(getattr(scorer, "device", "cpu"))  # type: ignore[attr-defined]
+    least = 1 if chunk_bytes else LEAST
     chunk_bytes = chunk_bytes or (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
-    size = max(1, chunk_bytes // (4 * scorer.num_items))
+    size = max(least, chunk_bytes // (4 * scorer.num_items))
     for part in users.to(device).split(size):
         scores = scorer.scores(part)
         dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from symcere.model.product import matmul
+from symcere.model.product import Packed
 
 
 class Scorer(Protocol):
@@ -37,7 +37,14 @@ class FactorScorer:
     def __init__(self, users: Tensor, items: Tensor, bias: Tensor | None = None):
         self.users, self.items, self.bias = users, items, bias
         self.num_users, self.num_items = len(users), len(items)
+        self._packed = Packed(items)
+
+    def of(self, users: Tensor, bias: Tensor | None) -> "FactorScorer":
+        """Scores of the same items for other users [U', d], with another bias."""
+        scorer = FactorScorer(users, self.items, bias)
+        scorer._packed = self._packed
+        return scorer
 
     def scores(self, users: Tensor) -> Tensor:
         rows = self.users.index_select(0, users.to(self.users.device))
-        return matmul(rows, self.items.T, self.bias)
+        return self._packed.times(rows, self.bias)

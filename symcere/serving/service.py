@@ -317,7 +317,7 @@ class Service:
             texts = None if X is None else X[members][new]
             Z[torch.from_numpy(new)] = self.newcomers.users(texts, has_text, liked[np.flatnonzero(new)])
         bias = self.scorer.bias
-        return FactorScorer(Z, self.scorer.items, None if bias is None else weight * bias), Z
+        return self.scorer.of(Z, None if bias is None else weight * bias), Z
 
     def _seen(self, requests: list[Request], grounds: list[_Ground]) -> sp.csr_array:
         """[B, I]: what each is not to be told of."""

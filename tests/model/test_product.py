@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from symcere.model import product
-from symcere.model.product import Linear, matmul, transposed_matmul
+from symcere.model.product import Linear, Packed, matmul, transposed_matmul
 
 
 class Asked(TorchDispatchMode):
@@ -96,6 +96,29 @@ def test_a_linear_layer_is_torchs_own(library):
         torch.testing.assert_close(p.grad, q.grad)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_packed_matrix_takes_any_number_of_rows(monkeypatch, form, biased):
+    monkeypatch.setattr(product, "LARGE", 1)
+    matrix, bias = FORMS[form](drawn(41, 12)), drawn(82)[::2] if biased else None
+    packed = Packed(matrix)
+    for rows in (1, 3, 32, 33, 200):
+        a = FORMS[form](drawn(rows, 12, seed=1))
+        with Asked() as asked:
+            found = packed.times(a, bias)
+        assert [x.shape for x, *_ in asked.products] == [a.shape]
+        assert asked.products[0][1].is_mkldnn  # not the matrix as it was
+        expected = a.double().numpy() @ matrix.double().numpy().T + (0 if bias is None else bias.double().numpy())
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_packed_matrix_lets_gradients_pass():
+    a, matrix = drawn(37, 12).requires_grad_(), drawn(23, 12, seed=1).requires_grad_()
+    Packed(matrix).times(a).sum().backward()
+    np.testing.assert_allclose(a.grad, matrix.detach().sum(0).expand(37, 12), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(matrix.grad, a.detach().sum(0).expand(23, 12), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:TF32")
 @pytest.mark.parametrize("why", ["float64", "half", "small", "autocast", "switched off", "another bias"])
 def test_other_products_are_left_to_torch(monkeypatch, why):
@@ -109,6 +132,6 @@ def test_other_products_are_left_to_torch(monkeypatch, why):
         torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"),
         torch.backends.mkldnn.flags(enabled=why != "switched off"),
     ):
-        result = matmul(a, b, bias)
+        results = matmul(a, b, bias), Packed(b.T).times(a, bias)
     assert not asked.products
-    assert result.dtype == (torch.bfloat16 if why == "autocast" else dtype)
+    assert {result.dtype for result in results} == {torch.bfloat16 if why == "autocast" else dtype}
