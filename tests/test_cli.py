@@ -151,7 +151,7 @@ LINES = [
         ("r1", ["ann", "bob"], 3),
         {"popularity_weight": 0.0, "why": False, "candidates": None, "exclude": None},
     ),
-    ("export r1 --out there", "export", ("r1", Path("there"), 50), {}),
+    ("export r1 --out there", "export", ("r1", Path("there"), None), {}),
     ("register r1 --name shop", "register", ("r1", "shop"), {"best_of": ""}),
     ("register --best-of first", "register", ("", ""), {"best_of": "first"}),
     ("promote shop --force", "promote", ("shop",), {"metric": "ndcg_at_10", "force": True}),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from symcere.config import Experiment
-from symcere.config.fields import Leaf, build, leaves, merge, read_yaml, to_dict
+from symcere.config.fields import Leaf, leaves, merge, read_yaml, to_dict
 from symcere.errors import UserError, nearest
 
 ALIASES = {"seed": "train.seed"}
@@ -85,9 +85,8 @@ def from_file(path: str) -> dict[str, Any]:
     Raises:
         UserError: the file is no experiment.
     """
-    tree = read_yaml(path)
-    build(Experiment, merge(tree))
-    return dict(_leaves(merge(tree)))
+    Experiment.load(path)
+    return dict(_leaves(merge(read_yaml(path))))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

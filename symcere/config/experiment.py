@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from symcere.config.fields import build, flatten, merge, read_yaml, setting, to_dict, to_yaml
+from symcere.errors import UserError
 
 # ---------------------------------------------------------------- data
 
@@ -252,8 +253,17 @@ class Experiment:
 
     @classmethod
     def load(cls, path: Path | str, *layers: Mapping[str, Any]) -> "Experiment":
-        """The experiment in a YAML file, with ``layers`` of (dotted) settings laid over it."""
-        return build(cls, merge(read_yaml(path), *layers))
+        """The experiment in a YAML file, with ``layers`` of (dotted) settings laid over it.
+
+        Raises:
+            UserError: the file is no experiment by itself (with its path), or not with the layers.
+        """
+        tree = read_yaml(path)
+        try:
+            alone = build(cls, merge(tree))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        return build(cls, merge(tree, *layers)) if layers else alone
 
     def replace(self, *layers: Mapping[str, Any]) -> "Experiment":
         """This experiment with (dotted) settings changed: ``e.replace({"train.lr": 1e-2})``."""

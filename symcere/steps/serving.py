@@ -19,6 +19,8 @@ SWEEP, ROLE = "symcere.sweep", "symcere.role"
 """Tags of a sweep's runs."""
 BLOCK = 4096
 """Users whose lists are made at a time."""
+LENGTH = 50
+"""Of the lists that are exported, when nobody asks for another and there are as many items."""
 
 
 def _service(restored: Restored) -> Any:
@@ -73,13 +75,16 @@ def recommend(
     return {"run": restored.name, "recommendations": rows, "notes": notes}
 
 
-def export(run: str | Path, out: str | Path, k: int = 50, progress: Progress = None) -> dict[str, Any]:
+def export(run: str | Path, out: str | Path, k: int | None = None, progress: Progress = None) -> dict[str, Any]:
     """User and item vectors and top-k lists as Parquet, for those who serve elsewhere.
 
     ``users.parquet`` (id, vector), ``items.parquet`` (id, title, popularity, vector, bias), ``top_k.parquet`` (user,
     rank, item, score) and ``meta.json``. The score of a user and an item is the inner product of their vectors plus
     the item's bias, which is already weighted. The lists leave out items of training and validation, as the
     evaluation on the test split does. A model without vectors (a closed form) has its lists alone.
+
+    Args:
+        k: length of the lists; None: 50, or all items where there are fewer.
 
     Raises:
         UserError: unknown run, k beyond the catalogue, or a folder that cannot be written.
@@ -93,6 +98,8 @@ def export(run: str | Path, out: str | Path, k: int = 50, progress: Progress = N
 
     restored = restore(run, progress)
     corpus, scorer = restored.corpus, restored.fitted.scorer
+    if k is None:
+        k = min(LENGTH, corpus.num_items)
     if not 1 <= k <= corpus.num_items:
         raise UserError(f"k is {k}, but there are {corpus.num_items} items: choose 1 to {corpus.num_items} with -k.")
     seen = csr_array(corpus.train + corpus.val)

@@ -29,6 +29,16 @@ def test_a_stored_experiment_is_the_same_again(tmp_path):
     assert Experiment.load(file, {"train.seed": 3}) == experiment.replace({"train": {"seed": 3}})
 
 
+def test_what_is_wrong_in_a_file_is_told_with_its_path(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {lr: fast}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: .*'train\.lr'"):
+        Experiment.load(file, {"train.lr": 0.1})
+    file.write_text("train: {lr: 0.01}\n")
+    with pytest.raises(UserError, match=r"^'train\.lr' is -1"):
+        Experiment.load(file, {"train.lr": -1})
+
+
 def test_settings_from_the_command_line_are_texts():
     texts = {k: v if isinstance(v, list) else str(v) for k, v in OTHER.items()} | {"evaluate.ks": "10"}
     assert Experiment().replace(texts) == Experiment().replace(OTHER)

@@ -294,6 +294,16 @@ def test_parquet_of_a_known_source(tmp_path):
         rows(tmp_path / "a.parquet")
 
 
+def test_a_text_of_several_strings_in_parquet(tmp_path):
+    columns = {"user": ["1"], "item": ["x"], "rating": [4], "parts": [["Fits", "well."]], "vector": [[0.5, 1.5]]}
+    types = {"photo": pa.array([b"\xff"], pa.large_binary())}
+    pq.write_table(pa.table(columns | types), tmp_path / "a.parquet")
+    (row,), _ = rows(tmp_path / "a.parquet", columns={"text": "parts"})
+    assert row["text"] == "Fits well."
+    with pytest.raises(UserError, match=r"no column 'vector'.*Found: user, item, rating, parts\."):
+        rows(tmp_path / "a.parquet", columns={"text": "vector"})
+
+
 def test_columns_named_over_a_known_source_and_into_nested_records(tmp_path):
     (tmp_path / "a").write_bytes(lines(AMAZON_2018))
     (row,), reviews = rows(tmp_path / "a", columns={"text": "summary", "item": "style.Size:"})

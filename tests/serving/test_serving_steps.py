@@ -70,6 +70,11 @@ def test_export_refuses_a_k_beyond_the_catalogue_and_leaves_nothing(stored_run, 
     assert not (tmp_path / "out").exists()
 
 
+def test_exported_lists_are_no_longer_than_the_catalogue_unless_asked(stored_run, tmp_path):
+    assert main(["export", stored_run.name, "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "meta.json").read_text())["k"] == 18
+
+
 def test_export_replaces_an_export_and_nothing_else(stored_run, tmp_path):
     for k in (3, 4):
         steps.export(stored_run.name, tmp_path / "out", k=k)

@@ -85,7 +85,7 @@ COMMANDS = (
         (
             RUN,
             argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to"),
-            argument("-k", type=count, default=50, help="length of the lists (default 50)"),
+            argument("-k", type=count, help="length of the lists (default 50, or all items)"),
         ),
     ),
     Command(

@@ -103,7 +103,7 @@ def _quotes(head: bytes) -> bool:
 
 
 def parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Blocks of rows; columns that cannot hold what a review is made of (lists, bytes) are left out.
+    """Blocks of rows; columns that cannot hold what a review is made of (vectors, maps, bytes) are left out.
 
     Raises:
         UserError: the file is damaged or cut short (its directory stands at the end, so nothing can be saved).
@@ -113,14 +113,9 @@ def parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
 
     try:
         with pq.ParquetFile(path) as file:
-            simple = [
-                field.name
-                for field in file.schema_arrow
-                if not (pa.types.is_nested(field.type) and not pa.types.is_struct(field.type))
-                and not pa.types.is_binary(field.type)
-            ]
+            readable = [field.name for field in file.schema_arrow if _readable(field.type)]
             yield []
-            for batch in file.iter_batches(batch_size=ROWS, columns=simple):
+            for batch in file.iter_batches(batch_size=ROWS, columns=readable):
                 for n, field in enumerate(batch.schema):
                     if pa.types.is_timestamp(field.type):  # Python's datetime ends at microseconds
                         utc = batch.column(n).cast(pa.timestamp("us", field.type.tz), safe=False)
@@ -130,3 +125,14 @@ def parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
         raise UserError(
             f"{path} is no readable Parquet file ({' '.join(str(error).split())[:120]}). Fetch it again."
         ) from None
+
+
+def _readable(type: Any) -> bool:
+    """Whether values of an Arrow type may be part of a review; a text may be a list of strings, as in JSON."""
+    from pyarrow import types
+
+    if types.is_list(type) or types.is_large_list(type):
+        return types.is_string(type.value_type) or types.is_large_string(type.value_type)
+    if types.is_nested(type):
+        return types.is_struct(type)
+    return not (types.is_binary(type) or types.is_large_binary(type) or types.is_fixed_size_binary(type))
