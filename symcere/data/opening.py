@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isal import igzip_lib
+
 from symcere.data.ahead import ahead
 from symcere.errors import UserError
 
@@ -218,29 +220,15 @@ def _as_utf8(stream: Stream) -> Stream:
 # ---------------------------------------------------------------- compressed streams
 
 
-class _Gzip:
-    """zlib behind the interface that bz2 and lzma have."""
-
-    def __init__(self, wbits: int = 31) -> None:
-        self._inner = zlib.decompressobj(wbits)
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._inner.unconsumed_tail
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
+def _gzip() -> Any:
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
 
-_gzip, _bz2, _xz = _Gzip, bz2.BZ2Decompressor, lzma.LZMADecompressor
+def _deflate() -> Any:
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
+
+
+_bz2, _xz = bz2.BZ2Decompressor, lzma.LZMADecompressor
 
 
 def _inflated(name: str, packed: Stream, kind: str, new: Callable[[], Any], depth: int) -> Stream:
@@ -273,7 +261,7 @@ def _inflate(name: str, packed: Stream, kind: str, new: Callable[[], Any], once:
                     break
                 else:
                     block = b""
-    except (zlib.error, OSError, lzma.LZMAError) as error:
+    except (igzip_lib.IsalError, OSError, lzma.LZMAError) as error:  # type: ignore[misc]  # wrong in its stubs
         packed.faults.append(f"{name} has damaged {kind} data ({error})")
         return
     if not part.eof:
@@ -359,7 +347,7 @@ def _zip(name: str, stream: Stream, depth: int) -> Iterator[Member]:
         shown = f"{name}/{inner_name}"
         if flags & 1:
             raise UserError(f"{shown} is encrypted. Unpack the archive, and give the folder or the files in it.")
-        new: Callable[[], Any] | None = {8: lambda: _Gzip(-15), 12: bz2.BZ2Decompressor}.get(method)
+        new: Callable[[], Any] | None = {8: _deflate, 12: _bz2}.get(method)
         if new:
             blocks = _inflate(shown, stream, "zip", new, once=True)
         elif method == 0 and not flags & 8:
