@@ -173,11 +173,12 @@ def main() -> None:
     rows = []
     cases = {SYNTHETIC: long_tailed(40_000, 20_000, 400_000), **corpora(args.home)}
     for title, train in cases.items():
-        steps = {"symcere": 4 * few, "symcere-full": few, "pyg-edge-index": 2, "recbole": few, "pyg-csr": few}
-        steps |= dict.fromkeys(FROM_FOLDER, few)
+        ours = ["symcere-full", "symcere-batch", "symcere-abstract"]
+        steps = {"symcere": 4 * few, "pyg-edge-index": 2, "recbole": few, "pyg-csr": few}
+        steps |= dict.fromkeys([*ours, *FROM_FOLDER], few)
         if title != SYNTHETIC:
             steps = {name: 10 * count for name, count in steps.items()}
-        names = ["symcere-full", "pyg-csr", "pyg-edge-index", "recbole", *FROM_FOLDER]
+        names = [*ours, "pyg-csr", "pyg-edge-index", "recbole", *FROM_FOLDER]
         names = ["symcere", *(n for n in names if not wanted or n in wanted)]
         with tempfile.TemporaryDirectory() as folder:
             missing = set(FROM_FOLDER) - set(folders)
