@@ -88,9 +88,9 @@ def symcere(case: Case) -> Step:
     return symcere_steps(symcere_run(case, {"model.layers": case.layers})[0])
 
 
-def symcere_full(case: Case, method: str = "symcere", candidates: str = "all") -> Step:
-    """A method with text (384 random columns); by default the default: items and users compared, learned popularity."""
-    return symcere_steps(symcere_run(case, {"objective.ranking.candidates": candidates}, method, 384)[0])
+def symcere_full(case: Case, method: str = "symcere", settings: dict[str, Any] | None = None) -> Step:
+    """A method with text (384 random columns): the default, which compares items and users, or another."""
+    return symcere_steps(symcere_run(case, settings or {}, method, 384)[0])
 
 
 def symcere_mf(case: Case) -> Step:
@@ -346,8 +346,8 @@ def selfrec(case: Case) -> Step:
 PEERS: dict[str, Callable[[Case], Step]] = {
     "symcere": symcere,
     "symcere-full": symcere_full,
-    "symcere-batch": lambda case: symcere_full(case, candidates="batch"),
-    "symcere-abstract": lambda case: symcere_full(case, "symcere-abstract", "batch"),
+    "symcere-batch": lambda case: symcere_full(case, settings={"objective.ranking.candidates": "batch"}),
+    "symcere-abstract": lambda case: symcere_full(case, "symcere-abstract"),
     "symcere-mf": symcere_mf,
     "pyg-csr": lambda case: pyg(case, True),
     "pyg-edge-index": lambda case: pyg(case, False),

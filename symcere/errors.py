@@ -1,7 +1,9 @@
 """The one exception that means "the user can mend this", and the help it gives."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -9,6 +11,15 @@ class UserError(Exception):
 
     The command line prints it as one paragraph and exits with code 2, without a traceback.
     """
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Puts the path of a file before what is wrong in it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:

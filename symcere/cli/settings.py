@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from symcere.config import Experiment
-from symcere.config.fields import Leaf, leaves, merge, read_yaml, to_dict
+from symcere.config.fields import Leaf, leaves, read_settings, to_dict
 from symcere.errors import UserError, nearest
 
 ALIASES = {"seed": "train.seed"}
@@ -85,8 +85,7 @@ def from_file(path: str) -> dict[str, Any]:
     Raises:
         UserError: the file is no experiment.
     """
-    Experiment.load(path)
-    return dict(_leaves(merge(read_yaml(path))))
+    return dict(_leaves(read_settings(Experiment, path)))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from symcere.config.fields import build, flatten, merge, read_yaml, setting, to_dict, to_yaml
-from symcere.errors import UserError
+from symcere.config.fields import build, flatten, merge, read_settings, setting, to_dict, to_yaml
 
 # ---------------------------------------------------------------- data
 
@@ -258,12 +257,7 @@ class Experiment:
         Raises:
             UserError: the file is no experiment by itself (with its path), or not with the layers.
         """
-        tree = read_yaml(path)
-        try:
-            alone = build(cls, merge(tree))
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-        return build(cls, merge(tree, *layers)) if layers else alone
+        return build(cls, merge(read_settings(cls, path), *layers))
 
     def replace(self, *layers: Mapping[str, Any]) -> "Experiment":
         """This experiment with (dotted) settings changed: ``e.replace({"train.lr": 1e-2})``."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from symcere.errors import UserError, nearest
+from symcere.errors import UserError, naming, nearest
 
 T = TypeVar("T")
 
@@ -261,6 +261,18 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         tree = {}
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold a mapping of settings (key: value), not {type(tree).__name__}.")
+    return tree
+
+
+def read_settings(cls: type, path: Path | str) -> dict[str, Any]:
+    """What a YAML file says of a ``cls``, dotted keys unfolded; what it does not say is not there.
+
+    Raises:
+        UserError: the file is no ``cls`` by itself, with its path.
+    """
+    tree = merge(read_yaml(path))
+    with naming(path):
+        build(cls, tree)
     return tree
 
 

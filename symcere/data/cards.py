@@ -16,7 +16,7 @@ from typing import Literal
 
 from symcere.config import Data
 from symcere.config.fields import build, read_yaml, setting
-from symcere.errors import UserError, nearest
+from symcere.errors import UserError, naming, nearest
 from symcere.home import home
 
 
@@ -136,15 +136,14 @@ def _known() -> dict[str, Path]:
 
 
 def _load(path: Path) -> Card:
-    try:
-        return _read(path.absolute(), path.stat().st_mtime_ns)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return _read(path.absolute(), path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)
 def _read(path: Path, changed: int) -> Card:
-    card = build(Card, read_yaml(path))
+    tree = read_yaml(path)
+    with naming(path):
+        card = build(Card, tree)
     name, split = card.name or path.stem, card.data.split
     if split.files:
         split = replace(split, files=str(path.parent / split.files))

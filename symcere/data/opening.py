@@ -14,6 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,14 +221,8 @@ def _as_utf8(stream: Stream) -> Stream:
 # ---------------------------------------------------------------- compressed streams
 
 
-def _gzip() -> Any:
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-
-
-def _deflate() -> Any:
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
-
-
+_gzip = partial(igzip_lib.IgzipDecompressor, flag=igzip_lib.DECOMP_GZIP)
+_deflate: Callable[[], Any] = partial(igzip_lib.IgzipDecompressor, flag=igzip_lib.DECOMP_DEFLATE)
 _bz2, _xz = bz2.BZ2Decompressor, lzma.LZMADecompressor
 
 
