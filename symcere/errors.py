@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and the help it gives."""
+"""The one exception that means "the user can mend this", and the help it gives; and the one that ends a process."""
 
 import contextlib
 import difflib
@@ -11,6 +11,10 @@ class UserError(Exception):
 
     The command line prints it as one paragraph and exits with code 2, without a traceback.
     """
+
+
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP, as an exception: files are closed, the run is ended, the process exits with 128 + signal."""
 
 
 @contextlib.contextmanager

@@ -10,7 +10,9 @@ home/
 import errno
 import os
 import re
+import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,18 +57,17 @@ def writing(path: Path, mark: str = "manifest.json") -> Iterator[Path]:
     path = Path(path).absolute()
     if path.is_dir() and (Path.cwd().is_relative_to(path) or (any(path.iterdir()) and not (path / mark).is_file())):
         raise UserError(f"{path} is a folder that holds something else: name a new one, or one that is empty.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    token = secrets.token_hex(4)  # containers that share a home may all be process 7
+    temporary = path.with_name(f".{path.name}.{token}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
         yield temporary
         if path.is_dir() and not temporary.is_dir():
             raise UserError(f"{path} is a folder: name a file.")
         for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
             _flush(file)
         if path.is_dir():  # a folder cannot be replaced in one step: the old one steps aside first
-            aside = path.with_name(f".{path.name}.{os.getpid()}.old")
-            _remove(aside)
+            aside = path.with_name(f".{path.name}.{token}.old")
             path.rename(aside)
             try:
                 temporary.rename(path)
@@ -87,6 +88,44 @@ def writing(path: Path, mark: str = "manifest.json") -> Iterator[Path]:
         ) from error
     finally:
         _remove(temporary)
+
+
+@contextmanager
+def alone(path: Path, busy: str = "") -> Iterator[None]:
+    """One process at a time works on what ``path`` is the name of; others wait.
+
+    Args:
+        busy: what to say to the others instead of letting them wait.
+
+    Raises:
+        UserError: ``busy``, or the place cannot be written.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held = lock.open("w")
+        except OSError as error:
+            raise UserError(f"Cannot write to {lock.parent}: {error.strerror}.") from error
+        with held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError:
+                raise UserError(busy) from None
+            except OSError:
+                pass  # a file system without locks
+            if not (lock.exists() and os.path.samestat(os.fstat(held.fileno()), lock.stat())):
+                continue  # its holder removed it while this process waited
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
 
 
 def _about(error: OSError, path: Path, temporary: Path) -> bool:

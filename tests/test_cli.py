@@ -444,6 +444,25 @@ def test_ctrl_c_is_one_line():
     assert err.strip() == "Interrupted; nothing half-written was kept."
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_a_scheduler_stops_is_closed(number, tmp_path):
+    """Whatever the command: an unfinished folder would stay for ever."""
+    code = (
+        "import sys, time, types, symcere; from symcere.home import writing; from pathlib import Path\n"
+        "def ls():\n"
+        f"    with writing(Path({str(tmp_path)!r}) / 'thing') as part:\n"
+        "        part.mkdir(); print('ready', flush=True); time.sleep(60)\n"
+        "fake = types.ModuleType('symcere.steps'); fake.ls = ls; sys.modules['symcere.steps'] = symcere.steps = fake\n"
+        "from symcere.cli import main; sys.exit(main(['ls']))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(number)
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (128 + number, "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ctrl_c_waits_for_an_import(tmp_path):
     """What is loading loads whole: half of it would be lost in a bare ``except``, or abort in C++."""
     (tmp_path / "large.py").write_text(

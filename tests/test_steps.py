@@ -258,6 +258,19 @@ def test_unknown_names(shop):
         steps.prepare("shop")
 
 
+def test_ones_own_files_take_no_card_by_accident(shop):
+    """`fashion` is the end of one card's name, and `synthetic` reads nothing."""
+    with pytest.raises(UserError, match="of the card 'amazon-2018-fashion'"):
+        prepare(shop["csv"] / "reviews.csv", "fashion")
+    with pytest.raises(UserError, match="reads no file"):
+        prepare(shop["csv"] / "reviews.csv", "synthetic")
+
+
+def test_a_damaged_corpus_is_listed_as_one(fresh):
+    (fresh / "corpora" / "yelp").mkdir(parents=True)
+    assert [one.prepared for one in steps.datasets() if one.name == "yelp"] == ["damaged"]
+
+
 def test_a_name_is_no_path(shop, tmp_path, monkeypatch):
     """Whatever is at a path would have been replaced by a corpus."""
     monkeypatch.setenv("SYMCERE_HOME", str(tmp_path / "home"))

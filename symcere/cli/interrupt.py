@@ -1,7 +1,8 @@
-"""Ctrl-C at any moment, that of an import included.
+"""Ctrl-C and SIGTERM at any moment, that of an import included.
 
-An interrupt that comes while a module loads half-loads it, is lost in a library's bare ``except``, or reaches C++ that
-cannot take an exception and aborts. So it waits until no import is under way.
+What is open is closed, and what is half-written removed, whatever the command was. An interrupt that comes while a
+module loads half-loads it, is lost in a library's bare ``except``, or reaches C++ that cannot take an exception and
+aborts. So it waits until no import is under way.
 """
 
 import signal
@@ -10,25 +11,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from symcere.errors import Terminated
+
 IMPORTING = "<frozen importlib._bootstrap>"
 AGAIN = 0.05
 """Seconds until the next try of an interrupt that met an import."""
 
 
+DEFAULTS = {
+    getattr(signal, name): handler
+    for name, handler in (
+        ("SIGINT", signal.default_int_handler),
+        ("SIGTERM", signal.SIG_DFL),
+        ("SIGHUP", signal.SIG_DFL),
+    )
+    if hasattr(signal, name)
+}
+
+
 @contextmanager
 def interrupts_between_imports() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt, but not within an import; nothing changes where another handler is set."""
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, _interrupt)
+    """SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP :class:`Terminated`, but not within an import; nothing
+    changes where another handler is set."""
+    here = threading.current_thread() is threading.main_thread()
+    ours = [number for number, usual in DEFAULTS.items() if here and signal.getsignal(number) is usual]
+    for number in ours:
+        signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        if ours and signal.getsignal(signal.SIGINT) is _interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ours:
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, DEFAULTS[number])
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -42,4 +56,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
             again.start()
             return
         frame = frame.f_back
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(128 + number)

@@ -9,6 +9,7 @@ A card is a YAML file (``datasets/NAME.yaml``; its schema stands beside it). One
 """
 
 import functools
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,13 @@ from symcere.config import Data
 from symcere.config.fields import build, read_yaml, setting
 from symcere.errors import UserError, naming, nearest
 from symcere.home import home
+
+
+def file_name(address: str) -> str:
+    """What a file is called that comes from a URL, or lies at a path."""
+    if address.startswith(("http://", "https://")):
+        address = urllib.parse.unquote(urllib.parse.urlparse(address).path)
+    return address.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,13 @@ class Card:
         for url in self.urls:
             if not url.startswith(("https://", "http://")):
                 raise ValueError(f"urls: '{url}' is no http(s) address.")
+        names = [file_name(url) for url in self.urls]
+        if again := next((name for name in names if names.count(name) > 1), ""):
+            raise ValueError(f"urls: two files are called {again}, and would be stored in one place.")
+        if self.format != "synthetic":
+            for role, column in self.columns.items():
+                if not isinstance(column, str):
+                    raise ValueError(f"columns: the column of the {role} is a name, not {column!r}; put it in quotes.")
         for name, digest in self.sha256.items():
             if len(str(digest)) != 64 or set(str(digest).lower()) - set("0123456789abcdef"):
                 raise ValueError(f"sha256: the checksum of {name} must be 64 hexadecimal digits.")
@@ -70,9 +85,9 @@ class Card:
         if not self.folder.is_dir():
             return []
         if self.urls:
-            fetched = [self.folder / url.rpartition("/")[2] for url in self.urls]
+            fetched = [self.folder / file_name(url) for url in self.urls]
             return fetched if all(path.exists() for path in fetched) else []
-        titles = self.items.rpartition("/")[2]
+        titles = file_name(self.items)
         return sorted(p for p in self.folder.iterdir() if not p.name.startswith(".") and p.name != titles)
 
     def how_to_get(self) -> str:

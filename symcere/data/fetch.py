@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from symcere.data.cards import Card
+from symcere.data.cards import Card, file_name
 from symcere.errors import UserError
-from symcere.home import writing
+from symcere.home import alone, writing
 
 BLOCK = 1 << 18
 TIMEOUT = 60.0
@@ -74,7 +74,7 @@ def terms(card: Card) -> str:
 
 
 def _file(card: Card, url: str, folder: Path, progress: Progress, notice: Callable[[str], None], pause: float) -> Path:
-    name = urllib.parse.unquote(urllib.parse.urlparse(url).path).rpartition("/")[2]
+    name = file_name(url)
     if not name or name.startswith("."):
         raise UserError(f"The address {url} names no file. Correct it in the card '{card.name}'.")
     path, part = folder / name, folder / f".{name}.part"
@@ -93,29 +93,32 @@ def _file(card: Card, url: str, folder: Path, progress: Progress, notice: Callab
             notice(f"{path} changed since it was fetched (sha256 {digest}, then {record['sha256']}).")
         _write_record(path, {"url": url, "size": path.stat().st_size, "sha256": digest})
         return path
+    busy = f"Another symcere is fetching {path}. Wait for it, then try again."
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _download(card, url, part, lambda done, total: progress(name, done, total), pause)
-        digest = _sha256(part)
-        size = part.stat().st_size
-        if not size:
-            _discard(part)
-            raise _failed(card, url, "the server sent an empty file")
-        with part.open("rb") as opened:
-            if re.match(rb"\s*<(!doctype )?html", opened.read(64), re.IGNORECASE):
+        with alone(path, busy):
+            if path.exists():  # another process was faster
+                return path
+            _download(card, url, part, lambda done, total: progress(name, done, total), pause)
+            digest = _sha256(part)
+            size = part.stat().st_size
+            if not size:
                 _discard(part)
-                raise _failed(card, url, "the server sent a web page instead of the file")
-        if expected and digest != expected:
+                raise _failed(card, url, "the server sent an empty file")
+            with part.open("rb") as opened:
+                if re.match(rb"\s*<(!doctype )?html", opened.read(64), re.IGNORECASE):
+                    _discard(part)
+                    raise _failed(card, url, "the server sent a web page instead of the file")
+            if expected and digest != expected:
+                _discard(part)
+                raise _failed(card, url, f"what came has the sha256 {digest}, not {expected}, so it was removed")
+            if record.get("sha256") not in (None, digest):
+                notice(
+                    f"{name} differs from the one fetched before (sha256 {digest}, then {record['sha256']}): "
+                    "results on the two are not comparable."
+                )
+            part.replace(path)
             _discard(part)
-            raise _failed(card, url, f"what came has the sha256 {digest}, not {expected}, so it was removed")
-        if record.get("sha256") not in (None, digest):
-            notice(
-                f"{name} differs from the one fetched before (sha256 {digest}, then {record['sha256']}): "
-                "results on the two are not comparable."
-            )
-        part.replace(path)
-        _discard(part)
-        _write_record(path, {"url": url, "size": size, "sha256": digest})
+            _write_record(path, {"url": url, "size": size, "sha256": digest})
     except OSError as error:
         raise UserError(
             f"Cannot write to {folder}: {error.strerror or error}. What was fetched so far stays there, and the next "

@@ -14,6 +14,7 @@ take the review with it.
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 BUCKET_BYTES = 32 << 20
 """Raw text in one bucket of the last pass, and so its memory up to a small factor."""
+SCRAP = 64
+"""Bytes: a longer text is taken for one without a look at it."""
 ROWS_OF_A_CHUNK = 1 << 13
 """Texts in one record batch of the corpus, at most."""
 MOST_BUCKETS = 500
@@ -63,7 +66,10 @@ def prepare(
 
     def known(items: Collection[str]) -> Mapping[str, str]:
         if card.format != "synthetic":
-            return titles(sources, items, card.items)
+            found = titles(sources, items, card.items, card.columns.get("item", ""))
+            if card.items and not found:
+                reviews.notes.append(f"{card.items} tells no title: it is not there, or has none of these items.")
+            return found
         from symcere.data.synthetic import Synthetic
 
         made = Synthetic.from_options(card.columns)
@@ -99,9 +105,13 @@ def assemble(
         counts = [*_reader_counts(batches, len(reviews.user))]
         if not len(reviews.user):
             raise UserError(f"{name}: the source holds no usable review. {_sentence(counts)}".strip())
-        kept = _filter(reviews, data, counts, name)
-        kept, user_ids, users, item_ids, items = _number(reviews, kept, given)
-        part = _split(data.split, given, reviews, kept, users, items, counts, name)
+        try:
+            kept = _filter(reviews, data, counts, name)
+            kept, user_ids, users, item_ids, items = _number(reviews, kept, given)
+            part = _split(data.split, given, reviews, kept, users, items, counts, name)
+        except UserError as error:  # what the reader noticed may be why
+            raise UserError(" ".join([str(error), *getattr(batches, "notes", ())])) from None
+        item_titles = _titles(item_ids, titles)
         notes = [*getattr(batches, "notes", ()), *_notes(reviews, kept, part, users)]
         order = np.argsort(part, kind="stable")[: np.count_nonzero(part != splits.DROPPED)]
         kept, part, users, items = kept[order], part[order], users[order], items[order]
@@ -121,7 +131,7 @@ def assemble(
             name=name,
             user_ids=user_ids,
             item_ids=item_ids,
-            item_titles=_titles(item_ids, titles),
+            item_titles=item_titles,
             settings=to_dict(data),
             counts=counts,
             notes=notes,
@@ -178,7 +188,7 @@ class _Intake:
                     ids[column].append(batch[column].dictionary_encode())  # lets go of the batch's own memory
                 text = batch["text"]
                 columns["text_hash"].append(_hashes(text))
-                columns["text_bytes"].append(pc.binary_length(text).to_numpy(zero_copy_only=False))
+                columns["text_bytes"].append(_sizes(text))
                 columns["rating"].append(np.array(batch["rating"].to_numpy(zero_copy_only=False), np.float32))
                 columns["time"].append(np.array(pc.fill_null(batch["time"], NO_TIME)))
                 if self.cleaned:
@@ -195,6 +205,14 @@ class _Intake:
         else:
             self.user = np.empty(0, np.int32)
         return self
+
+
+def _sizes(texts: pa.Array) -> np.ndarray:
+    """Bytes of each text, 0 where nothing but markup and space is in it."""
+    sizes = np.array(pc.binary_length(texts))
+    short = np.flatnonzero((sizes > 0) & (sizes <= SCRAP))
+    sizes[short[np.array(pc.equal(clean(texts.take(pa.array(short))), ""), bool)]] = 0
+    return sizes
 
 
 def _hashes(texts: pa.Array) -> np.ndarray:
@@ -427,9 +445,8 @@ class _Texts:
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
     """A folder beside ``out``, gone at the end whatever happens."""
-    folder = out.with_name(f".{out.name}.{os.getpid()}.scratch")
+    folder = out.with_name(f".{out.name}.{secrets.token_hex(4)}.scratch")
     try:
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         yield folder
     except OSError as error:

@@ -10,7 +10,7 @@ What a file holds is recognised in the file; a format that was stated only settl
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +68,9 @@ def read(sources: Sequence[Path], format: str = "", columns: Mapping[str, str] |
                 raise UserError(f"Unknown column '{role}' to name. {nearest(role, ROLES)}")
         if not sources:
             raise UserError("No file of reviews was given. Name it with --source FILE, or fetch the data set first.")
+    for source in map(Path, sources):
+        if source.exists() and not (source.is_file() or source.is_dir()):
+            raise UserError(f"{source} is a pipe or a device, which cannot be read twice: write it to a file first.")
     return Reviews([Path(source) for source in sources], format, columns)
 
 
@@ -121,46 +124,71 @@ class Reviews:
     def _columns(self) -> Iterator[list[list[Any]]]:
         """Raw values by role, a block at a time."""
         for source in self.sources:
-            skipped: list[str] = []
-            found: str | None = None
-            several = source.is_dir()
-            faults: list[str] = []
-            for member in opening.members(source, self._progress):
-                several = several or "/" in member.name
-                faults = member.stream.faults
-                layout, blocks, keys = self._recognise(member, several, found)
-                if layout is None:
-                    skipped.append(member.name + (f" (columns: {_listed(keys)})" if keys else ""))
-                    continue
-                if found is None:
-                    found = layout.name
-                    self._say_format(member.name, layout)
-                for block in blocks:
-                    yield layout.pick(block)
-                self._say_faults(faults)
-            self._say_faults(faults)
-            if found is None:
+            begun = self.bytes_read
+            # Beside the reviews an archive holds other tables, some of which look much like reviews (Yelp's tips).
+            # Ratings tell them apart; where no table has any, one without is taken.
+            for must in (("user", "item", "rating", "text"), ("user", "item", "text")):
+                self.bytes_read = begun
+                found, skipped, faults = yield from self._of_source(source, must)
+                if found:
+                    break
+            else:
                 raise self._unknown(source, skipped, faults)
-            if skipped:
-                self.counts["files_skipped"] += len(skipped)
-                self.notes.append(
-                    f"{source.name}: {_listed(skipped, 5)} left out, since no reviews were recognised there."
-                )
+
+    def _of_source(
+        self, source: Path, must: tuple[str, ...]
+    ) -> Generator[list[list[Any]], None, tuple[bool, list[str], list[str]]]:
+        """Raw values of one source; returns whether there were reviews, what was left out, and faults.
+
+        Args:
+            must: the roles that a table among several has to have.
+        """
+        skipped: list[str] = []
+        found: str | None = None
+        several = source.is_dir()
+        faults: list[str] = []
+        for member in opening.members(source, self._progress):
+            several = several or "/" in member.name
+            faults = member.stream.faults
+            counts, first = self.counts.copy(), dict(self._first)
+            layout, blocks, keys = self._recognise(member, must if several else (), found)
+            if layout is None:
+                self.counts, self._first = counts, first  # what is no review is no lost one
+                skipped.append(member.name + (f" (columns: {_listed(keys)})" if keys else ""))
+                continue
+            if found is None:
+                found = layout.name
+                self._say_format(member.name, layout)
+            for block in blocks:
+                yield layout.pick(block)
+            self._say_faults(faults)
+        if found is None:
+            return False, skipped, faults
+        self._say_faults(faults)
+        if skipped:
+            self.counts["files_skipped"] += len(skipped)
+            self.notes.append(f"{source.name}: {_listed(skipped, 5)} left out, since no reviews were recognised there.")
+        return True, skipped, faults
 
     def _progress(self, size: int) -> None:
         self.bytes_read += size
 
     def _recognise(
-        self, member: opening.Member, several: bool, found: str | None
+        self, member: opening.Member, must: tuple[str, ...], found: str | None
     ) -> tuple[Layout | None, Iterator[list[dict[str, Any]]], list[str]]:
-        """The layout of a member (None: no reviews), all its blocks of records, and its keys."""
+        """The layout of a member (None: no reviews), all its blocks of records, and its keys.
+
+        Args:
+            must: the roles that it has to have if no source is recognised in it; () where there is no other member.
+            found: the layout of the members before.
+        """
         carried = carrier(member, self._lost(member.name))
         if carried is None:
             return None, iter(()), []
         blocks, sample = looked_ahead(carried)
         keys = list(dict.fromkeys(key for record in sample for key in record))
         if not keys:
-            if several:
+            if must:
                 return None, iter(()), []
             if member.stream.faults:
                 raise UserError(f"{member.stream.faults[0]}, and no complete review stands before. Fetch it again.")
@@ -173,11 +201,11 @@ class Reviews:
             layout = stated
         else:
             layout = generic.layout(keys)
-        layout = layout.named(self.columns)
-        # Beside the reviews an archive holds other tables, some of which look much like reviews (Yelp's tips).
-        if several and (
+        layout = layout.completed(keys, generic.layout(keys)).named(self.columns)
+        must = tuple(role for role in must if self.columns.get(role) != "")
+        if must and (
             found not in (None, layout.name)
-            or not (known or layout.complete(keys, ("user", "item", "rating", "text")))
+            or not (known or layout.complete(keys, must))
             or (stated and layout.name == "generic")
         ):
             return None, iter(()), keys
@@ -198,8 +226,8 @@ class Reviews:
                     f"{name} has no column that is known to hold the {role}. Found: {_listed(keys)}. Name it with "
                     f"`--column {role}=NAME` (in a card: `columns: {{{role}: NAME}}`){without}."
                 )
-        for role in ("rating", "time"):
-            if not getattr(layout, role) and role not in self.columns:
+        for role in ("rating", "time", "text"):
+            if role not in self.columns and not layout.complete(keys, (role,)):
                 self.notes.append(
                     f"{name} has no column for the {role}; name it with `--column {role}=NAME` if it has one."
                 )
@@ -228,7 +256,9 @@ class Reviews:
 
     def _say_format(self, name: str, layout: Layout) -> None:
         self.format = layout.name
-        if self._stated not in ("", layout.name, *CARRIERS) and layout.name != "generic":
+        if layout.name == "generic" and "text" not in self.columns and generic.plain(layout.text) in generic.VAGUE:
+            self.notes.append(f"{name}: '{layout.text}' is taken for the text; if it is not, `--column text=NAME`.")
+        if layout.name != "generic" and self._stated not in ("", layout.name, *CARRIERS):
             self.notes.append(f"{name} holds {layout.name} reviews, not {self._stated}; it was read as what it is.")
 
     def _say_faults(self, faults: list[str]) -> None:
@@ -278,20 +308,31 @@ class Reviews:
     def _times(self, values: list[Any]) -> tuple[pa.Array, int]:
         """Times as unix seconds, null where there is none, and how many were there but could not be read.
 
-        Whether 3/4/2020 is in March or April, the first batch with such dates tells for all.
+        Whether 3/4/2020 is in March or April, the first date that tells it tells for all.
         """
         try:
             times = pa.array(values, pa.int64())
             numbers = times.fill_null(0).to_numpy()
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            if self._day_first is None:
-                self._day_first = day_first(values)
+            if self._day_first is None and _ambiguous(values):
+                self._day_first = self._find_day_first()
             found = [seconds(value, bool(self._day_first)) for value in values]
             bad = sum(one is None and not _absent(v) for one, v in zip(found, values, strict=True))
             return pa.array(found, pa.int64()), bad
         for _ in range(3):
             numbers = np.where(np.abs(numbers) >= _MILLISECONDS, numbers // 1000, numbers)
         return pa.array(numbers, mask=times.is_null().to_numpy(zero_copy_only=False)), 0
+
+    def _find_day_first(self) -> bool:
+        """Looks at the dates from the start, as far as the first that tell the order of day and month."""
+        ahead = Reviews(self.sources, self._stated, self.columns)
+        for columns in ahead._columns():
+            if (told := day_first(columns[ROLES.index("time")])) is not None:
+                return told
+        self.notes.append(
+            "Dates like 3/4/2020 were read as month/day/year: none of them tells that the day stands first."
+        )
+        return False
 
     def _synthetic(self) -> Iterator[pa.RecordBatch]:
         from symcere.data.synthetic import Synthetic
@@ -317,10 +358,11 @@ def _strings(values: list[Any]) -> pa.Array:
     try:
         return pa.array(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
-        return pa.array([_string(value) for value in values], pa.string())
+        return pa.array([as_text(value) for value in values], pa.string())
 
 
-def _string(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """An id or a text as it counts, whatever a file holds: 12.0 is "12"."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()  # lone surrogates
     if isinstance(value, float):
@@ -331,7 +373,8 @@ def _string(value: Any) -> str | None:
 
 
 def _blank(ids: pa.Array) -> np.ndarray:
-    return pc.fill_null(pc.equal(pc.binary_length(ids), 0), True).to_numpy(zero_copy_only=False)
+    nobody = pc.is_in(ids, pa.array(["", "\\N"]))  # the second is how MySQL and Hive export a null
+    return pc.fill_null(pc.or_(nobody, pc.is_null(ids)), True).to_numpy(zero_copy_only=False)
 
 
 def _ratings(values: list[Any]) -> tuple[pa.Array, int]:
@@ -365,16 +408,28 @@ def number(value: Any) -> float:
 _MILLISECONDS = 100_000_000_000
 """A time from here on counts milliseconds or less: in seconds it would be the year 5138, in milliseconds it is 1973."""
 _MONTHS = {"jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6, "jul": 7, "aug": 8, "sep": 9, "oct": 10, "nov": 11, "dec": 12}  # fmt: skip  # noqa: E501
-_EITHER = re.compile(r"(\d{1,2})[/-](\d{1,2})[/-](\d{4})")
+_TIME_OF_DAY = r"(?:[T, ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d*)?)?(?: ?([AaPp])\.?[Mm]\.?)?(?: ?(?:Z|UTC|GMT))?)?"
+_EITHER = re.compile(r"(\d{1,2})[/-](\d{1,2})[/-](\d{4})" + _TIME_OF_DAY)
 """2/28/2014 in America, 28/2/2014 elsewhere."""
 _DATES = (
-    (re.compile(r"([A-Za-z]{3})[a-z]*\.? (\d{1,2})(?:st|nd|rd|th)?,? (\d{4})"), "mdy"),  # Dec 23, 2008
-    (re.compile(r"(\d{1,2}) ([A-Za-z]{3})[a-z]*\.?,? (\d{4})"), "dmy"),  # 23 December 2008
-    (re.compile(r"(\d{1,2}) (\d{1,2}), (\d{4})"), "mdy"),  # 02 28, 2014 (Amazon)
-    (re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})"), "dmy"),  # 28.2.2014
+    *(
+        (re.compile(date + _TIME_OF_DAY), order)
+        for date, order in (
+            (r"([A-Za-z]{3})[a-z]*\.? (\d{1,2})(?:st|nd|rd|th)?,? (\d{4})", "mdy"),  # Dec 23, 2008
+            (r"(?:[A-Z][a-z]+, )?(\d{1,2}) ([A-Za-z]{3})[a-z]*\.?,? (\d{4})", "dmy"),  # Tue, 23 December 2008
+            (r"(\d{1,2}) (\d{1,2}), (\d{4})", "mdy"),  # 02 28, 2014 (Amazon)
+            (r"(\d{1,2})\.(\d{1,2})\.(\d{4})", "dmy"),  # 28.2.2014
+            (r"(\d{4})[/-](\d{1,2})[/-](\d{1,2})", "ymd"),
+        )
+    ),
     (_EITHER, "either"),
-    (re.compile(r"(\d{4})/(\d{1,2})/(\d{1,2})"), "ymd"),
 )
+
+
+def _ambiguous(values: Sequence[Any]) -> list[tuple[int, int]]:
+    """The first two numbers of each date like 3/4/2020."""
+    texts = (value.strip() for value in values if isinstance(value, str))
+    return [(int(match[1]), int(match[2])) for text in texts if (match := _EITHER.fullmatch(text))]
 
 
 def day_first(values: Sequence[Any]) -> bool | None:
@@ -383,8 +438,8 @@ def day_first(values: Sequence[Any]) -> bool | None:
     >>> day_first(["3/4/2020", "23/4/2020"]), day_first(["3/4/2020", "4/23/2020"]), day_first(["3/4/2020"])
     (True, False, None)
     """
-    found = [match.groups() for v in values if isinstance(v, str) and (match := _EITHER.fullmatch(v.strip()))]
-    days, months = (any(int(part[place]) > 12 for part in found) for place in (0, 1))
+    found = _ambiguous(values)
+    days, months = (any(numbers[place] > 12 for numbers in found) for place in (0, 1))
     return days if days != months else None
 
 
@@ -426,10 +481,13 @@ def _text_seconds(text: str, day_first: bool) -> int | None:
     for pattern, order in _DATES:
         if match := pattern.fullmatch(text):
             order = ("dmy" if day_first else "mdy") if order == "either" else order
-            part = dict(zip(order, match.groups(), strict=True))
+            *when, hour, minute, second, half = match.groups()
+            part = dict(zip(order, when, strict=True))
             month = int(part["m"]) if part["m"].isdigit() else _MONTHS.get(part["m"].lower(), 0)
+            hours = int(hour or 0) % 12 + 12 * (half in "Pp") if half else int(hour or 0)
             try:
-                return seconds(date(int(part["y"]), month, int(part["d"])))
+                day = datetime(int(part["y"]), month, int(part["d"]), hours, int(minute or 0), int(second or 0))
             except ValueError:
                 return None
+            return seconds(day)
     return None

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from symcere.data import opening
+from symcere.data.cards import file_name
 from symcere.data.readers import generic, hotelrec
 from symcere.data.readers.carrier import carrier, looked_ahead
+from symcere.data.reviews import as_text
 
 _OWN = ("item_title", "item_name", "product_title", "product_name", "hotel_name", "business_name", "place_name",
         "movie_title", "book_title")  # fmt: skip
@@ -21,26 +23,27 @@ LONGEST = 300
 """Characters of a title that are kept."""
 
 
-def titles(sources: Sequence[Path], keep: Collection[str], items: str = "") -> dict[str, str]:
+def titles(sources: Sequence[Path], keep: Collection[str], items: str = "", item: str = "") -> dict[str, str]:
     """Titles of the items in ``keep``, as far as they are known; memory is bounded by ``keep``.
 
     Args:
         sources: what reviews were read from.
         items: the card's metadata file (a path, or a name looked for beside the sources); without it, or when it is
             not there, the sources themselves are searched (an archive may hold both, a table may have a column).
+        item: the column of the items' ids, where it was named.
     """
     wanted = keep if isinstance(keep, (set, frozenset, dict)) else set(keep)
-    name = items.rpartition("/")[2]
+    name = file_name(items)
     beside = [s / name if s.is_dir() else s.parent / name for s in map(Path, sources)] if name else []
     found = [path for path in dict.fromkeys([*([Path(items)] if items else []), *beside]) if path.is_file()]
     known: dict[str, str] = {}
     for source in found or list(map(Path, sources)):
         for member in opening.members(source):
-            _read(member, wanted, known)
+            _read(member, wanted, known, item)
     return known
 
 
-def _read(member: opening.Member, wanted: Collection[str], known: dict[str, str]) -> None:
+def _read(member: opening.Member, wanted: Collection[str], known: dict[str, str], named: str) -> None:
     blocks = carrier(member, lambda kind, where: None)
     if blocks is None:
         return
@@ -50,19 +53,14 @@ def _read(member: opening.Member, wanted: Collection[str], known: dict[str, str]
         known.update((item, hotelrec.title(item)) for item in wanted if hotelrec.title(item))
         return
     item, title = _columns(keys)
+    item = named if named in keys else item
     if not (item and title):
         return
     for block in blocks:
         for record in block:
-            name, value = record.get(item), record.get(title)
-            if (
-                name is not None
-                and value
-                and str(name) in wanted
-                and str(name) not in known
-                and (text := _clean(value))
-            ):
-                known[str(name)] = text
+            name, value = as_text(record.get(item)), record.get(title)
+            if name and value and (name := name.strip()) in wanted and name not in known and (text := _clean(value)):
+                known[name] = text
 
 
 def _columns(keys: Sequence[str]) -> tuple[str, str]:

@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from symcere.errors import UserError
-from symcere.tracking import Terminated
+from symcere.errors import Terminated, UserError
 
 GROWTH = 1800.0
 """Seconds that a cluster gets to bring a node: a machine of a cloud, and its set-up."""
@@ -83,12 +82,19 @@ def _on_term(handler: Any) -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
-def room(bundles: Sequence[Mapping[str, float]], seconds: float = 0.0) -> dict[str, float]:
+def room(
+    bundles: Sequence[Mapping[str, float]],
+    seconds: float = 0.0,
+    *,
+    asks: str = "A trial",
+    remedy: str = "lower `resources` of the sweep",
+) -> dict[str, float]:
     """The resources of the Ray that is running, once its nodes hold all ``bundles`` at the same time.
 
     Args:
         bundles: what each process asks for, ``[{"CPU": 1, "GPU": 0.1}]``; one is on one node.
         seconds: to wait for nodes, which an autoscaler is asked for: a cluster may begin without any.
+        asks, remedy: who asks and what can be done, for the error.
 
     Raises:
         UserError: too little; Ray itself would wait for ever, without a word.
@@ -117,8 +123,7 @@ def room(bundles: Sequence[Mapping[str, float]], seconds: float = 0.0) -> dict[s
             if node["Alive"]
         )
         raise UserError(
-            f"A trial asks for {_told(wanted)}, and Ray's nodes have: {nodes}. No trial would ever start; "
-            "lower `resources` of the sweep."
+            f"{asks} asks for {_told(wanted)}, and Ray's nodes have: {nodes}. It would never start; {remedy}."
         )
     return found
 

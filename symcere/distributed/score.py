@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from symcere.distributed.actors import Actor, in_pieces
-from symcere.distributed.pool import check, pool
+from symcere.distributed.pool import GROWTH, check, pool, ray_address, room
 from symcere.errors import UserError
 from symcere.home import writing
 from symcere.serving import Request, Service
@@ -139,7 +139,7 @@ def score(
         folder: a stored service.
         source: a Parquet file, or a folder of them.
         asked: what holds for every row: k, filters, the popularity weight.
-        workers: processes; 0: one for each CPU.
+        workers: processes; 0: one for each CPU there is, once there is a node.
         batch_size: rows answered at a time by one process.
         address: of a running cluster, all nodes of which see ``folder``, ``source`` and ``out``; by default this
             machine.
@@ -163,12 +163,14 @@ def score(
         raise UserError(f"{out} is there already: name a new folder, or empty this one.")
     rows, done = sum(sizes.values()), 0
     with pool(address, workers, STORE) as there, writing(out) as unfinished:
-        begun = time.perf_counter()
         unfinished.mkdir()
-        workers = workers or max(1, int(there.get("CPU", 1)))
+        if not workers:  # a cluster may begin without a node, and its first one tells how many cores one has
+            wait = GROWTH if ray_address(address) else 0.0
+            workers = int(room([{"CPU": 1}], wait, asks="Scoring", remedy="`ray status` tells why no node came")["CPU"])
         pieces = _pieces(sizes, min(PIECE, max(batch_size, math.ceil(rows / workers / 4))))
         workers = min(workers, len(pieces))
         check(there, {"CPU": workers}, address)
+        begun = time.perf_counter()
         for made in in_pieces(
             pieces, Scorer, (folder, asked, unfinished, batch_size), workers=workers, doing="Scoring"
         ):

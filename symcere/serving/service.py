@@ -292,9 +292,8 @@ class Service:
                 notes.append(f"{len(ids) - len(found)} of {len(ids)} {name} are not known to {self.name}.")
         if not allowed.any():
             near = _near(candidates[0], self.item_ids) if candidates else ""
-            raise UserError(
-                f"No item is left to recommend: all candidates are unknown to {self.name} or excluded. {near}".rstrip()
-            )
+            why = "no candidate is given" if candidates == () else f"all are unknown to {self.name} or excluded"
+            raise UserError(f"No item is left to recommend: {why}. {near}".rstrip())
         return allowed, notes
 
     def _scorer(

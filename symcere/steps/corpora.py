@@ -54,7 +54,10 @@ def _size(name: str) -> str:
     path = home() / "corpora" / name
     if not path.exists():
         return ""
-    corpus = Corpus.open(path)
+    try:
+        corpus = Corpus.open(path)
+    except UserError:
+        return "damaged"
     interactions = corpus.train.nnz + corpus.val.nnz + corpus.test.nnz
     return f"{corpus.num_users:,} users, {corpus.num_items:,} items, {interactions:,} interactions"
 
@@ -141,6 +144,10 @@ def prepare(
         if not files or Path(dataset).suffix in (".yaml", ".yml"):
             raise
         card = cards.own(dataset, files)
+    if files and card.name.endswith(f"-{dataset}"):
+        raise UserError(f"Are these files of the card '{card.name}'? Then give its whole name, or else another one.")
+    if files and card.format == "synthetic":
+        raise UserError(f"'{card.name}' is generated, and reads no file. Give your data another name.")
     check_name(name or card.name, "a data set")
     card = replace(card, format=format or card.format, columns={**card.columns, **(columns or {})})
     files = files or card.sources()

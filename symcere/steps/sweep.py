@@ -521,22 +521,23 @@ class _Recorder:
         self._half_written(studies)
 
     def _half_written(self, studies: Sequence["Study"]) -> None:
-        """Queues what an earlier process did not record, and removes what it was writing when it died."""
+        """Queues what this store does not have from an earlier process, and removes what that left half-written."""
         from symcere import tracking
 
-        left = [
-            (study.specs[name], outcome)
-            for study in studies
-            for name, outcome in study.done.items()
-            if not (self.folder / name / RECORDED).exists()
-        ]
+        done = [(study.specs[name], outcome) for study in studies for name, outcome in study.done.items()]
+        there = {run.id: run for run in tracking.list_runs(self.name)} if done else {}
+        left = [(spec, outcome) for spec, outcome in done if self._recorded(spec.id) not in there]
         names = {spec.id for spec, _ in left}
-        if names:
-            for run in tracking.list_runs(self.name):
-                if run.tags.get(TRIAL) in names:
-                    tracking.client().delete_run(run.id)
+        for run in there.values():
+            if run.tags.get(ROLE) == "trial" and run.tags.get(TRIAL) in names:
+                tracking.client().delete_run(run.id)
         for one in left:
             self.queue.put(one)
+
+    def _recorded(self, trial: str) -> str:
+        """The id of its MLflow run, in this store or in the one that the sweep had before; "" if it has none."""
+        path = self.folder / trial / RECORDED
+        return path.read_text() if path.exists() else ""
 
     def put(self, spec: "Spec", outcome: "Outcome") -> None:
         self.queue.put((spec, outcome))

@@ -29,7 +29,7 @@ from symcere.config import Encoder
 from symcere.config.fields import build, to_dict
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
-from symcere.home import writing
+from symcere.home import alone, writing
 from symcere.text.encoder import Factory, TextEncoder, label, make_encoder, read_manifest, write_manifest
 
 SHARD = 8192
@@ -129,29 +129,29 @@ class Cache:
         """The cache for these texts and this encoder, found or begun. The encoder is fitted, or restored, on return."""
         key = key_of(encoder.identity, distinct.digest, SHARD)
         path = directory / "shards" / folder_name([settings], key)
-        if not path.exists() and encoder.sample:
-            # Evenly spaced, so that every part of the corpus has its say.
-            evenly = np.linspace(0, len(distinct) - 1, min(encoder.sample, len(distinct))).astype(np.int64)
-            encoder.fit(distinct.take(evenly))
-        if path.exists():  # of an earlier run, or begun by another process while this one fitted
-            found = cls._read(path, distinct)
-            encoder.restore(path / "encoder")
-            return found
-        with writing(path) as folder:
-            (folder / "encoder").mkdir(parents=True)
-            encoder.save(folder / "encoder")
-            np.save(folder / "index.npy", distinct.index)
-            np.save(folder / "first.npy", distinct.first)
-            write_manifest(
-                folder,
-                KIND,
-                encoder=to_dict(settings),
-                identity=encoder.identity,
-                texts=distinct.digest,
-                distinct=len(distinct),
-                width=encoder.width,
-                shard=SHARD,
-            )
+        with alone(path):
+            if path.exists():  # of an earlier run, or just begun by another process
+                encoder.restore(path / "encoder")
+                return cls._read(path, distinct)
+            if encoder.sample:
+                # Evenly spaced, so that every part of the corpus has its say.
+                evenly = np.linspace(0, len(distinct) - 1, min(encoder.sample, len(distinct))).astype(np.int64)
+                encoder.fit(distinct.take(evenly))
+            with writing(path) as folder:
+                (folder / "encoder").mkdir(parents=True)
+                encoder.save(folder / "encoder")
+                np.save(folder / "index.npy", distinct.index)
+                np.save(folder / "first.npy", distinct.first)
+                write_manifest(
+                    folder,
+                    KIND,
+                    encoder=to_dict(settings),
+                    identity=encoder.identity,
+                    texts=distinct.digest,
+                    distinct=len(distinct),
+                    width=encoder.width,
+                    shard=SHARD,
+                )
         return cls(path, settings, distinct, encoder.width, SHARD)
 
     @classmethod

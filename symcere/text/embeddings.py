@@ -20,7 +20,7 @@ from symcere.config import Text
 from symcere.config.fields import to_dict
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
-from symcere.home import writing
+from symcere.home import alone, writing
 from symcere.text.cache import Cache, Distinct, folder_name, key_of
 from symcere.text.encoder import Factory, Joined, Progress, TextEncoder, make_encoder, read_manifest, write_manifest
 
@@ -180,7 +180,20 @@ def _begin(corpus: Corpus, text: Text, directory: Path, encoders: Sequence[TextE
 
 
 def join(caches: Sequence[Cache], joined: Joined, path: Path, corpus: Corpus, fingerprint: str) -> None:
-    """Writes the vectors of complete caches side by side, in the order of training, to the folder ``path``."""
+    """Writes the vectors of complete caches side by side, in the order of training, to the folder ``path``.
+
+    Raises:
+        UserError: the corpus was prepared anew meanwhile, so that some texts may be of another state.
+    """
+    if Corpus.open(corpus.path).fingerprint != corpus.fingerprint:
+        raise UserError(f"'{corpus.name}' was prepared anew while its reviews were encoded: run the command again.")
+    with alone(path):
+        if path.exists():  # another process was faster
+            return
+        _write(caches, joined, path, corpus, fingerprint)
+
+
+def _write(caches: Sequence[Cache], joined: Joined, path: Path, corpus: Corpus, fingerprint: str) -> None:
     n = corpus.train.nnz
     with writing(path) as folder:
         folder.mkdir()

@@ -6,7 +6,6 @@ MLflow itself is imported only when a store is opened.
 
 from symcere.tracking.runs import (
     StoredRun,
-    Terminated,
     Tracker,
     attach,
     find_run,
@@ -20,7 +19,6 @@ from symcere.tracking.store import client, mask, tracking_uri
 
 __all__ = [
     "StoredRun",
-    "Terminated",
     "Tracker",
     "attach",
     "client",

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import symcere
-from symcere.errors import UserError, nearest
+from symcere.errors import Terminated, UserError, nearest
 from symcere.tracking import process
 from symcere.tracking.store import client, experiment_id, mask, tracking_uri
 
@@ -36,10 +36,6 @@ _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
 _MOST = 50_000  # runs that one request of MLflow gives
 DELAY = 1.0
 """Seconds that the figures of an epoch may wait for those of the next ones."""
-
-
-class Terminated(SystemExit):
-    """SIGTERM or SIGHUP, as an exception: files are closed, the run is ended, the process exits with 128 + signal."""
 
 
 def _text(value: Any, limit: int) -> str:

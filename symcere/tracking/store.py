@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -11,14 +12,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from symcere.errors import UserError
-from symcere.home import home
+from symcere.home import alone, home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,7 +70,8 @@ def _client(uri: str) -> MlflowClient:
     _hush()
     try:
         _probe(uri)
-        with _alone(uri):
+        # MLflow lets every process make the tables of an SQLite file, and all but one fail.
+        with alone(_database(uri)) if urlsplit(uri).scheme == "sqlite" else contextlib.nullcontext():
             _make(uri)
             found = _opened(uri)
     except Exception as error:
@@ -121,20 +121,6 @@ def _probe(uri: str) -> None:
 
 def _database(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///").partition("?")[0])
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """One process at a time makes the tables of an SQLite file: MLflow lets them all try, and all but one fail."""
-    if urlsplit(uri).scheme != "sqlite" or sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    path = _database(uri)
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _hush() -> None:

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from symcere.errors import UserError, nearest
-from symcere.home import check_name, writing
+from symcere.home import alone, check_name, writing
 from symcere.home import home as home_of
 
 
@@ -113,6 +115,31 @@ def test_an_interruption_between_two_renames_puts_the_older_folder_back(tmp_path
         part.mkdir()
     assert left(path) == ["manifest.json"]
     assert left(tmp_path) == ["corpus"]
+
+
+def test_one_at_a_time(tmp_path):
+    """Locks of one process count each open file, so threads stand for processes here."""
+    inside, most = [], []
+
+    def work(_):
+        with alone(tmp_path / "deep" / "thing"):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.002)
+            inside.pop()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(40)))
+    assert most == [1] * 40
+    with (
+        alone(tmp_path / "thing"),
+        pytest.raises(UserError, match="come later"),
+        alone(tmp_path / "thing", "come later"),
+    ):
+        pass
+    with alone(tmp_path / "thing", "come later"):
+        assert left(tmp_path) == [".thing.lock", "deep"]
+    assert left(tmp_path / "deep") == []
 
 
 def test_a_full_disk_is_said(tmp_path):

@@ -111,6 +111,8 @@ def test_split_files_are_found_beside_the_card(tmp_path):
         ("data: {minwords: 0}\n", "data.minwords"),
         ("platform: shop\n", "'platform' cannot be 'shop'"),
         ("urls: [ftp://x/y]\n", "no http"),
+        ("urls: [http://x/2019/a.csv, 'http://x/2020/a.csv?raw=1']\n", "two files are called a.csv"),
+        ("columns: {user: 0, item: sku}\n", "the column of the user is a name, not 0"),
         ("sha256: {a.gz: 12ab}\n", "64 hexadecimal"),
         ("title: [\n", "not valid YAML"),
     ],

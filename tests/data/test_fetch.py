@@ -134,6 +134,30 @@ def test_titles_are_fetched_too_where_they_have_an_address(server, card, tmp_pat
     assert (tmp_path / "meta.json.gz").read_bytes() == b"titles"
 
 
+@pytest.mark.parametrize("end", ["/all.csv?download=1", "/my%20reviews.csv"])
+def test_what_was_fetched_is_found_whatever_its_address(server, card, end):
+    server.files[end] = DATA
+    card = changed(card, urls=(f"http://127.0.0.1:{server.server_port}{end}",))
+    assert card.sources() == []
+    assert get(card) == card.sources()
+    assert card.sources()[0].read_bytes() == DATA
+
+
+def test_one_process_fetches_a_file_at_a_time(server, card):
+    busy = threading.Event()
+
+    def progress(name, done, total):
+        if done and not busy.is_set():
+            busy.set()
+            with pytest.raises(UserError, match="Another symcere is fetching"):
+                get(card)
+
+    (path,) = get(card, progress=progress)
+    assert busy.is_set()
+    assert path.read_bytes() == DATA
+    assert hidden(path.parent) == [".reviews.json.gz.json"]
+
+
 def test_terms_come_first(server, card):
     shown = []
     with pytest.raises(UserError, match="not accepted; nothing was fetched"):

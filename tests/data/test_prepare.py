@@ -1,6 +1,7 @@
 """Preparing against a slow reference that holds everything in dictionaries, and on real reviews."""
 
 import csv
+import dataclasses
 import errno
 import html
 import json
@@ -11,12 +12,13 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symcere.config import Data, Split
-from symcere.config.fields import to_dict
+from symcere.config.fields import build, to_dict
 from symcere.data import prepare
 from symcere.data.ahead import ahead
 from symcere.data.cards import find, own
@@ -46,6 +48,8 @@ from symcere.errors import UserError
         ("seen <!-- a > b --> here<script>if (a < b) {go()}</script>.", "seen here ."),
         ("I <3 it, a < b and c > d <grin>", "I <3 it, a < b and c > d <grin>"),
         ("mail <joe@shop.com>", "mail <joe@shop.com>"),
+        ("<i think it is great>, <s size fits>", "<i think it is great>, <s size fits>"),
+        ("<p >one<hr/><font color = 'red' noshade>two</font >", "one two"),
         ("Perfect Location   showReview(1400769, 'full');   ", "Perfect Location"),
         ("a show(Light In The Piazza) there", "a show(Light In The Piazza) there"),
         ("zero\u200bwidth\ufeff and\u00a0hard\u3000spaces\x07", "zero width and hard spaces"),
@@ -241,7 +245,8 @@ def test_the_latest_review_of_a_pair_stays_ties_by_row_and_its_rating_counts(tmp
 
 def test_repeated_and_empty_texts_are_kept_and_said(tmp_path):
     rows = [
-        (u, i, r, t, "bot" if u == "u1" and i != "i0" else "" if u == "u2" else text) for u, i, r, t, text in block()
+        (u, i, r, t, "bot" if u == "u1" and i != "i0" else " <br/> " if u == "u2" else text)
+        for u, i, r, t, text in block()
     ]
     corpus = assemble(batches(rows), Data(core=1), tmp_path / "c", name="c")
     assert len(contents(corpus)) == 12
@@ -469,6 +474,38 @@ def test_a_table_of_ones_own_with_titles(tmp_path):
     assert corpus.name == "shop"
     assert corpus.item_titles.to_pylist() == ["I0 deluxe", "I1 deluxe", "I2 deluxe", "I3 deluxe"]
     assert contents(corpus).keys() == {row[:2] for row in block()}
+
+
+def test_titles_go_by_the_column_that_was_named(tmp_path):
+    """Of two columns that could be the item's id, and with ids that need a trim, or are floats in one of the files."""
+    lines = [f"{u},other-{i}, {i[1]}.0 ,{i.upper()},{r},{text}" for u, i, r, _, text in block()]
+    reviews, catalogue = tmp_path / "orders.csv", tmp_path / "catalogue.parquet"
+    reviews.write_text("\n".join(["user,item,sku,item_title,rating,text", *lines]))
+    card = dataclasses.replace(own("shop", [reviews]), columns={"item": "sku"})
+    corpus = prepare.prepare(card, Data("shop", core=2), [reviews], tmp_path / "c")
+    assert dict(zip(corpus.item_ids.to_pylist(), corpus.item_titles.to_pylist(), strict=True)) == {
+        f"{n}.0": f"I{n}" for n in range(4)
+    }
+    reviews.write_text("\n".join(["user,sku,rating,text", *(f"{u},{i[1]},{r},{t}" for u, i, r, _, t in block())]))
+    pq.write_table(pa.table({"sku": [0.0, 1.0, None, 3.0], "name": ["zero", "one", "?", "three"]}), catalogue)
+    card = dataclasses.replace(card, items=str(catalogue))
+    corpus = prepare.prepare(card, Data("shop", core=2), [reviews], tmp_path / "c")
+    assert corpus.item_titles.to_pylist() == ["zero", "one", None, "three"]
+    for items in ("nowhere.csv", str(reviews)):
+        card = dataclasses.replace(card, items=items)
+        corpus = prepare.prepare(card, Data("shop", core=2), [reviews], tmp_path / "c")
+        assert corpus.item_titles is None
+        assert any(f"{items} tells no title" in note for note in corpus.notes)
+
+
+def test_an_error_tells_what_the_reader_noticed(tmp_path):
+    table = tmp_path / "orders.csv"
+    lines = [f"{u},{i},{r},{text},yesterday" for u, i, r, _, text in block()]
+    table.write_text("\n".join(["user,item,rating,text,date", *lines]))
+    with pytest.raises(UserError, match=r"carry no dates.*12 dates could not be read"):
+        prepare.prepare(
+            own("shop", [table]), build(Data, {"core": 1, "split": {"kind": "last"}}), [table], tmp_path / "c"
+        )
 
 
 def test_the_embedded_default(tmp_path):

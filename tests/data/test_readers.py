@@ -296,12 +296,82 @@ def test_parquet_of_a_known_source(tmp_path):
 
 def test_a_text_of_several_strings_in_parquet(tmp_path):
     columns = {"user": ["1"], "item": ["x"], "rating": [4], "parts": [["Fits", "well."]], "vector": [[0.5, 1.5]]}
-    types = {"photo": pa.array([b"\xff"], pa.large_binary())}
+    types = {"photo": pa.array([b"\xff"], pa.binary(1))}
     pq.write_table(pa.table(columns | types), tmp_path / "a.parquet")
     (row,), _ = rows(tmp_path / "a.parquet", columns={"text": "parts"})
     assert row["text"] == "Fits well."
     with pytest.raises(UserError, match=r"no column 'vector'.*Found: user, item, rating, parts\."):
         rows(tmp_path / "a.parquet", columns={"text": "vector"})
+
+
+def test_parquet_of_old_writers_and_dates_that_mean_never(tmp_path):
+    """Bytes that are text are one; a column of other bytes is empty; the year 9999 or 10000 is no date."""
+    never = [253402300799, 253402300800, 1577836800]
+    columns = {
+        "user": pa.array([b"ann", "bo\u00eb".encode(), b"cy"], pa.binary()),
+        "item": ["x", "y", "z"],
+        "text": pa.array([b"fine", b"good", None], pa.large_binary()),
+        "photo": pa.array([b"\xff", b"\xfe", b"a"], pa.binary()),
+        "timestamp": pa.array([s * 10**6 for s in never], pa.timestamp("us", "Europe/Berlin")),
+        "day": pa.array([s // 86400 for s in never], pa.date32()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found, reviews = rows(tmp_path / "a.parquet")
+    assert [(row["user"], row["text"]) for row in found] == [("ann", "fine"), ("bo\u00eb", "good"), ("cy", "")]
+    assert [row["time"] for row in found] == [None, None, 1577836800]
+    found, _ = rows(tmp_path / "a.parquet", columns={"time": "day", "text": "photo"})
+    assert [(row["time"], row["text"]) for row in found] == [(None, ""), (None, ""), (1577836800, "")]
+    assert not reviews.counts["bad_time"]
+
+
+def test_a_source_with_other_names_for_some_columns(tmp_path):
+    """Made from Amazon's file: the keys that tell the source are there, those of text and time are not."""
+    path = tmp_path / "a.csv"
+    path.write_text("reviewerID,asin,overall,timestamp,text\nU,P,4,1577836800,good\n")
+    (row,), reviews = rows(path)
+    assert (row["user"], row["time"], row["text"]) == ("U", 1577836800, "good")
+    path.write_text("reviewerID,asin,overall,when,said\nU,P,4,1577836800,good\n")
+    _, reviews = rows(path)
+    for role in ("time", "text"):
+        assert any(f"no column for the {role}" in note for note in reviews.notes)
+
+
+def test_the_first_of_two_columns_with_one_name(tmp_path):
+    (tmp_path / "a.csv").write_text("user,item,text,text\nann,x,good,other\n")
+    assert rows(tmp_path / "a.csv")[0][0]["text"] == "good"
+    assert rows(tmp_path / "a.csv", columns={"text": "text (2)"})[0][0]["text"] == "other"
+
+
+@pytest.mark.parametrize("before", ["sep=;\n", "\n\n", "sep=;\r\n\r\n"])
+def test_lines_before_the_header(tmp_path, before):
+    (tmp_path / "a.csv").write_text(before + 'user;item;text\nann;x;"good, really"\n')
+    (row,), _ = rows(tmp_path / "a.csv")
+    assert (row["user"], row["text"]) == ("ann", "good, really")
+
+
+@pytest.mark.parametrize("content", ["user,item,text\rann,x,good\r", f"user,item,{'t' * (1 << 21)}\nann,x,good\n"])
+def test_a_header_that_cannot_be_read(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content.encode())
+    with pytest.raises(UserError, match="first line of the table cannot be read"):
+        rows(tmp_path / "a.csv")
+
+
+def test_a_quote_that_is_never_closed_counts_what_it_swallowed(tmp_path):
+    good = "".join(f"u{n},i{n},fine\n" for n in range(50))
+    (tmp_path / "a.csv").write_text(f'user,item,text\nu,i,ok\nv,j,"broken\n{good}w,k,"quo,ted"\nx,l,ok\n')
+    found, reviews = rows(tmp_path / "a.csv")
+    assert [row["user"] for row in found] == ["u", "x"]
+    assert (reviews.counts["rows"], reviews.counts["bad_row"]) == (54, 52)
+
+
+def test_an_archive_whose_only_table_has_no_ratings(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("data/ABOUT.txt", "one: two, three\nfour, five: six\nseven\n")
+        archive.writestr("data/reviews.csv", "user,item,text\nann,x,good\n")
+    (row,), reviews = rows(tmp_path / "a.zip")
+    assert (row["user"], row["text"]) == ("ann", "good")
+    assert reviews.counts["rows"] == 1  # the lines of the other file are no lost reviews
+    assert any("ABOUT.txt" in note and "left out" in note for note in reviews.notes)
 
 
 def test_columns_named_over_a_known_source_and_into_nested_records(tmp_path):

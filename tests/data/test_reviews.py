@@ -388,6 +388,69 @@ def test_seconds(value, expected):
     assert seconds(value) == known
 
 
+@pytest.mark.parametrize("end", ["", " 10:30", " 7:05 UTC", ", 01:02:03 PM"])
+def test_dates_with_a_time_of_day(end):
+    known = {"": 0, " 10:30": 37800, " 7:05 UTC": 25500, ", 01:02:03 PM": 46923}[end]
+    for day in ("1/2/2020", "2020-1-2", "2.1.2020", "Jan 2, 2020", "Thu, 02 Jan 2020", "01 02, 2020"):
+        assert seconds(day + end) == 1577923200 + known
+    assert seconds("2/1/2020" + end, day_first=True) == 1577923200 + known
+    assert seconds("2/30/2020" + end) is None
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_early_dates_wait_for_those_that_tell_the_order(tmp_path, suffix):
+    """Sorted by time, the days of the first batches are all up to the twelfth."""
+    days = [datetime(2020, 1, 1 + n // 1500, tzinfo=UTC) for n in range(1500 * 20)]
+    records = [(f"u{n}", f"i{n % 7}", day.strftime("%d/%m/%Y"), "a" * 1000) for n, day in enumerate(days)]
+    names = ("user", "item", "date", "text")
+    path = tmp_path / f"reviews.{suffix}"
+    if suffix == "csv":
+        path.write_text("\n".join(map(",".join, [names, *records])))
+    else:
+        path.write_text("\n".join(json.dumps(dict(zip(names, record, strict=True))) for record in records))
+    found, reviews = rows(path)
+    assert [row["time"] for row in found] == [int(day.timestamp()) for day in days]
+    assert reviews.bytes_read == path.stat().st_size
+    path.write_text("user,item,text,date\na,b,c,3/4/2020\nd,e,f,4/3/2020\n")
+    found, reviews = rows(path)
+    assert [datetime.fromtimestamp(row["time"], UTC).month for row in found] == [3, 4]
+    assert any("month/day/year" in note for note in reviews.notes)
+
+
+@pytest.mark.parametrize("form", ["lines", "array", "pretty"])
+def test_names_that_are_not_utf_8_stay_different(tmp_path, form):
+    names = ["Jos\u00e9", "Jos\u00e8", "Ren\u00e9", "Ren\u00ea", "\u20ac"]
+    records = [{"user": name, "item": "x", "text": "tr\u00e8s bon"} for name in names]
+    whole = {
+        "lines": "\n".join(json.dumps(record, ensure_ascii=False) for record in records),
+        "array": json.dumps(records, ensure_ascii=False),
+        "pretty": json.dumps(records, ensure_ascii=False, indent=1),
+    }[form]
+    found, reviews = rows(write(tmp_path, whole.encode("cp1252")))
+    assert [row["user"] for row in found] == names
+    assert {row["text"] for row in found} == {"tr\u00e8s bon"}
+    assert reviews.counts["encoding"] == {"lines": 5, "array": 1, "pretty": 10}[form]
+
+
+def test_lines_that_end_with_a_comma_are_objects(tmp_path):
+    found, _ = rows(write(tmp_path, ",\n".join(line(n) for n in range(9)) + "\n"))
+    assert [row["user"] for row in found] == [f"u{n}" for n in range(9)]
+
+
+def test_a_null_of_a_database_is_nobody(tmp_path):
+    found, reviews = rows(write(tmp_path, "user,item,text\n\\N,a,good\nann,\\N,bad\nann,a,fine\n", "a.csv"))
+    assert [(row["user"], row["item"], row["text"]) for row in found] == [("ann", "a", "fine")]
+    assert (reviews.counts["no_user"], reviews.counts["no_item"]) == (1, 1)
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="write it to a file first"):
+        read([tmp_path / "pipe"])
+
+
 @pytest.mark.parametrize("mark", "/-")
 @pytest.mark.parametrize(("first", "second"), [("%d", "%m"), ("%m", "%d")])
 def test_a_column_of_dates_is_read_one_way(tmp_path, mark, first, second):

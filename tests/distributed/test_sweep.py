@@ -538,7 +538,7 @@ def check_records(trials: int = 10) -> None:
         assert run.artifact("per_user.parquet").exists()
 
 
-def test_a_whole_sweep_over_two_data_sets(corpora, ray_here):
+def test_a_whole_sweep_over_two_data_sets(corpora, ray_here, monkeypatch):
     from symcere.steps import plan, sweep
 
     file = write_sweep(corpora)
@@ -569,6 +569,12 @@ def test_a_whole_sweep_over_two_data_sets(corpora, ray_here):
     assert again["table"] == result["table"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     check_records()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{corpora}/other.db")
+        assert sweep(resume="tiny")["table"] == result["table"]  # another store gets the trials that went to the first
+        check_records()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
     shutil.rmtree(corpora / "sweeps" / "tiny")
     with pytest.raises(UserError, match=r"earlier sweep 'tiny'.*--name"):
         sweep(file)

@@ -120,7 +120,7 @@ def test_bad_requests_are_refused_in_words(service):
         (Request("ann-000", popularity_weight=-1.0), "at least 0"),
         (Request("ann-000", popularity_weight=float("nan")), "at least 0"),
         (Request("ann-000", candidates=("thing-0",)), "Did you mean thing-0"),
-        (Request("ann-000", candidates=()), "No item is left"),
+        (Request("ann-000", candidates=()), "No item is left.*no candidate is given"),
     ):
         with pytest.raises(UserError, match=words):
             service.recommend([request])

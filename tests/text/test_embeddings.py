@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,27 @@ def test_changes_are_noticed(corpus, hashing, tmp_path, write_corpus):
     assert calls
     differing = np.flatnonzero((np.array(after.reviews) != before.reviews).any(axis=1))
     assert differing.tolist() == [5]
+
+
+def test_a_corpus_that_is_prepared_anew_meanwhile(corpus, hashing, tmp_path, write_corpus):
+    """Its new texts are never stored as vectors of the older ones."""
+    texts = corpus.texts("train").to_pylist()
+    coo = corpus.train.tocoo()
+    other = [text + " changed" for text in texts]
+    first = write_corpus(tmp_path / "shop", Entries(*coo.coords, texts))
+    write_corpus(tmp_path / "shop", Entries(*coo.coords, other))
+    with pytest.raises(UserError, match="prepared anew while"):
+        embed(first, ONE, tmp_path / "made", encoder_factory=hashing)
+    again = write_corpus(tmp_path / "shop", Entries(*coo.coords, texts))
+    made = embed(again, ONE, tmp_path / "made", encoder_factory=hashing)
+    np.testing.assert_array_equal(made.reviews, rows_by_hand(again, hashing, ["one"]).astype(np.float16))
+
+
+def test_processes_that_begin_at_once_share_one_cache(corpus, hashing, tmp_path):
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: embed(corpus, ONE, tmp_path, encoder_factory=hashing), range(12)))
+    assert {one.path for one in made} == {made[0].path}
+    assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
 def test_settings_that_decide_vectors_decide_the_cache(minilm):

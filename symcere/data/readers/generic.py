@@ -17,6 +17,9 @@ NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """For each role the names looked for, best first; case, spaces, ``_`` and ``-`` do not matter."""
 
+VAGUE = {"content", "comment", "body", "description"}
+"""Of these, columns that may hold another text than a review's."""
+
 
 def layout(keys: Collection[str]) -> Layout:
     """The layout that common names suggest; a role for which there is none stays empty."""

@@ -22,16 +22,17 @@ def records(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     """Blocks of objects. Blank lines are nothing; what is no object is told to ``lost`` (``bad_json``, and
     ``truncated`` where the data end inside one)."""
     lines = stream.peek(1 << 20).lstrip().split(b"\n", 20)[:20]
+    objects = [line for line in lines if line.startswith(b"{")]
     by_line = lines[0].startswith(b"{'") or (
-        lines[0].startswith(b"{") and any(line.startswith(b"{") and _is_json(line) for line in lines)
+        lines[0].startswith(b"{") and 2 * sum(map(_is_json, objects)) >= len(objects)
     )
     return _by_line(stream, lost) if by_line else _by_object(stream, lost)
 
 
 def _is_json(line: bytes) -> bool:
     try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
+        json.loads(decoded(line)[0], strict=False)
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -91,17 +92,22 @@ def decoded(line: bytes) -> tuple[str, bool]:
 
 _BETWEEN = re.compile(r"[\[\s,\]]*")
 _NEXT = re.compile(r"\}\s*,?\s*(?=\{)")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]+")
+"""What the decoder leaves of bytes that are no UTF-8."""
 
 
 def _by_object(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     scan = json.JSONDecoder(strict=False).raw_decode
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     number = 0
     parts, length, wanted = [""], 0, 0  # characters not yet read as objects, and how many make an attempt worth while
     for data in itertools.chain(stream, [b""]):
         text = decoder.decode(data, final=not data)
-        if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
-            lost("encoding", number + 1)
+        if not text.isascii() and _NOT_UTF8.search(text):
+            for line in text.split("\n"):
+                if _NOT_UTF8.search(line):
+                    lost("encoding", number + 1)
+            text = _NOT_UTF8.sub(lambda found: decoded(found[0].encode("utf-8", "surrogateescape"))[0], text)
         parts.append(text)
         length += len(text)
         if data and length < wanted:

@@ -28,6 +28,13 @@ class Layout:
         """Whether the keys of ``roles`` are among ``keys`` (those of the outermost record)."""
         return all((key := getattr(self, role)) and {key, key.partition(".")[0]} & set(keys) for role in roles)
 
+    def completed(self, keys: Collection[str], other: "Layout") -> "Layout":
+        """This layout with the keys of another for the roles whose own are not among ``keys``: a file may have been
+        made from a source's, with other names for some columns."""
+        return replace(
+            self, **{r: getattr(other, r) for r in ROLES if getattr(other, r) and not self.complete(keys, (r,))}
+        )
+
     def named(self, columns: Mapping[str, str]) -> "Layout":
         """This layout with some of its keys replaced: ``{"text": "summary"}``."""
         return replace(self, **columns)  # type: ignore[arg-type]

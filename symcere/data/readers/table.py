@@ -11,13 +11,19 @@ from symcere.errors import UserError
 
 ROWS = 8192
 """Rows handed on at a time."""
+_STATED = "sep="
+"""Before the header a spreadsheet may say what separates its columns: ``sep=;``."""
 LONGEST_FIELD = 1 << 20
 """Characters; a longer field is an unclosed quote that swallows the lines after it."""
+LATEST = 7_258_118_400
+"""Seconds: a date from the year 2200 on stands for "never"."""
 
 
 def delimiter(head: bytes) -> str:
     """What separates the columns of the header line, or '' when nothing does."""
-    line = head.lstrip().partition(b"\n")[0].decode("utf-8", "replace")
+    line = head.lstrip().partition(b"\n")[0].decode("utf-8", "replace").strip()
+    if line[:-1] == _STATED:
+        return line[-1]
     best = max(",\t;|", key=line.count)
     return best if best in line else ""
 
@@ -33,7 +39,7 @@ def delimited(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     csv.field_size_limit(LONGEST_FIELD)
     lines = _Lines(stream, lost)
     rows = csv.reader(lines, delimiter=between, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
-    header = [name.strip() for name in next(rows, [])]
+    header = _header(rows)
     block: list[dict[str, Any]] = []
     while True:
         before = lines.number
@@ -50,13 +56,34 @@ def delimited(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
             continue
         cut = lines.ended and ((quotes and lines.quotes % 2) or stream.faults)
         if len(row) != len(header) or cut:
-            lost("truncated" if cut or lines.ended else "bad_row", before + 1)
+            for line in range(before + 1, lines.number):  # a quote that was left open swallowed rows, too
+                lost("bad_row", line)
+            lost("truncated" if cut or lines.ended else "bad_row", lines.number)
             continue
         block.append({name: value or None for name, value in zip(header, row, strict=True)})
         if len(block) >= ROWS:
             yield block
             block = []
     yield block
+
+
+def _header(rows: Iterator[list[str]]) -> list[str]:
+    """The names of the columns; one that comes again is numbered, so that the first has the name.
+
+    Raises:
+        UserError: the line is none of a table.
+    """
+    try:
+        first = next((row for row in rows if any(row) and row[0] != _STATED), [])
+    except csv.Error as error:
+        raise UserError(
+            f"The first line of the table cannot be read ({error}): it should name the columns. Is it CSV with the "
+            "line ends of today's systems (LF or CRLF)?"
+        ) from None
+    names: list[str] = []
+    for name in map(str.strip, first):
+        names.append(name if name not in names else f"{name} ({names.count(name) + 1})")
+    return names
 
 
 class _Lines:
@@ -103,7 +130,8 @@ def _quotes(head: bytes) -> bool:
 
 
 def parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Blocks of rows; columns that cannot hold what a review is made of (vectors, maps, bytes) are left out.
+    """Blocks of rows; columns that cannot hold what a review is made of (vectors, maps, bytes) are left out. Times
+    are in seconds, None where no calendar reaches (the year 9999 for "never").
 
     Raises:
         UserError: the file is damaged or cut short (its directory stands at the end, so nothing can be saved).
@@ -116,15 +144,31 @@ def parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
             readable = [field.name for field in file.schema_arrow if _readable(field.type)]
             yield []
             for batch in file.iter_batches(batch_size=ROWS, columns=readable):
-                for n, field in enumerate(batch.schema):
-                    if pa.types.is_timestamp(field.type):  # Python's datetime ends at microseconds
-                        utc = batch.column(n).cast(pa.timestamp("us", field.type.tz), safe=False)
-                        batch = batch.set_column(n, field.name, utc)
+                for n, (field, values) in enumerate(zip(batch.schema, batch.columns, strict=True)):
+                    if (plain := _plain(values)) is not values:
+                        batch = batch.set_column(n, field.name, plain)
                 yield batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, OverflowError) as error:
         raise UserError(
             f"{path} is no readable Parquet file ({' '.join(str(error).split())[:120]}). Fetch it again."
         ) from None
+
+
+def _plain(values: Any) -> Any:
+    """A column as a review needs it: times in seconds, bytes as text (so did old writers keep it) or nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        zone = getattr(values.type, "tz", None)
+        seconds = values.cast(pa.timestamp("s", zone), safe=False).cast(pa.int64())
+        return pc.if_else(pc.less(pc.abs(seconds), LATEST), seconds, None)
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        try:
+            return values.cast(pa.string())
+        except pa.ArrowInvalid:
+            return pa.nulls(len(values))
+    return values
 
 
 def _readable(type: Any) -> bool:
@@ -135,4 +179,4 @@ def _readable(type: Any) -> bool:
         return types.is_string(type.value_type) or types.is_large_string(type.value_type)
     if types.is_nested(type):
         return types.is_struct(type)
-    return not (types.is_binary(type) or types.is_large_binary(type) or types.is_fixed_size_binary(type))
+    return not types.is_fixed_size_binary(type)
