@@ -119,8 +119,12 @@ def alone(path: Path, busy: str = "") -> Iterator[None]:
                 raise UserError(busy) from None
             except OSError:
                 pass  # a file system without locks
-            if not (lock.exists() and os.path.samestat(os.fstat(held.fileno()), lock.stat())):
-                continue  # its holder removed it while this process waited
+            try:
+                same = os.path.samestat(os.fstat(held.fileno()), lock.stat())
+            except FileNotFoundError:
+                same = False
+            if not same:  # its holder removed it while this process waited
+                continue
             try:
                 yield
             finally:

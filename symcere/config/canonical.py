@@ -121,6 +121,8 @@ def _ranking(experiment: Experiment) -> Ranking:
             unused += ["temperature"]
     else:
         unused += ["uniformity"]
+    if model.drop_own != "none":
+        unused += ["reduction"]  # each pair is an anchor of its own
     found = replace(s, **{name: getattr(plain, name) for name in unused})
     if found.loss == "supcon" and found.reduction == "history":
         found = replace(found, reduction="anchor")  # it averages over the known positives in any case

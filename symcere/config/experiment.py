@@ -247,8 +247,18 @@ class Experiment:
             )
         if terms.augment.on and self.model.features == "text":
             raise ValueError("objective.augment perturbs the graph view of ids: set model.features to id or both.")
-        if self.model.skip_input and self.model.layers == 0:
+        if self.model.skip_input and self.model.layers == 0 and self.model.features != "text":
             raise ValueError("model.skip_input leaves nothing when model.layers is 0.")
+        if terms.augment.on and terms.augment.kind == "xsimgcl" and terms.augment.layer > self.model.layers:
+            raise ValueError(
+                f"objective.augment.layer {terms.augment.layer} is none of the model.layers {self.model.layers}: lower "
+                "it, or raise model.layers."
+            )
+        if self.model.drop_own != "none" and (terms.ranking.loss == "supcon" or terms.ranking.reduction == "history"):
+            raise ValueError(
+                "model.drop_own frees a pair's own vectors of it, and supcon and reduction 'history' compare others "
+                "too: choose another objective.ranking.loss, or reduction 'pair'."
+            )
 
     @classmethod
     def load(cls, path: Path | str, *layers: Mapping[str, Any]) -> "Experiment":

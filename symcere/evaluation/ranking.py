@@ -55,7 +55,7 @@ def top_k(
         -1 with score -inf; an item that the scorer itself scores -inf is no candidate.
 
     Raises:
-        UserError: k is out of range, or a score is NaN.
+        UserError: k is out of range, or a score is NaN or +∞.
     """
     if not 1 <= k <= scorer.num_items:
         raise UserError(f"k is {k}, but there are {scorer.num_items} items: choose 1 to {scorer.num_items}.")
@@ -76,11 +76,12 @@ def top_k(
             if barred is not None:
                 scores[:, barred.to(scores.device)] = -torch.inf
             best, at = _select(scores, k, rank)
-            if best.isnan().any():
-                row, column = (int(v) for v in best.isnan().nonzero()[0])
+            if (bad := best.isnan() | (best == torch.inf)).any():
+                row, column = (int(v) for v in bad.nonzero()[0])
                 raise UserError(
                     f"The score of user {int(users[part][row])} and item {int(at[row, column])} (by index) is not a "
-                    "number, so nothing can be ranked: training diverged. Lower train.lr or raise the temperature."
+                    "finite number, so nothing can be ranked: training diverged. Lower train.lr or raise the "
+                    "temperature."
                 )
             items.append(torch.where(best == -torch.inf, -1, at))
             values.append(best)

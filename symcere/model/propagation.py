@@ -164,6 +164,7 @@ class Graph(nn.Module):
         """
         if not 0 <= keep <= layers:
             raise ValueError(f"layer {keep} is not one of 1 … {layers}")
+        H = H.to(torch.promote_types(H.dtype, torch.float32))  # of a tower in half precision
         nodes, place = None, rows
         if rows is not None and H.device.type == "cpu" and self.num_nodes >= SMALL:
             nodes, place = rows, None

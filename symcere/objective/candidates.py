@@ -21,25 +21,34 @@ class Candidates(NamedTuple):
 
 
 class InBatch:
-    """The distinct nodes of a batch of interactions.
+    """The distinct nodes of a batch of interactions, which are drawn without replacement from the training set.
 
     Args:
         counts: int64 [N], training interactions of each node.
-        batch_size: interactions of a batch (over all workers), drawn without replacement from the training set.
     """
 
-    def __init__(self, counts: Tensor, batch_size: int):
+    def __init__(self, counts: Tensor):
+        self.counts = counts
+        self._known: dict[int, Tensor] = {}
+
+    def log_inclusion(self, batch_size: int) -> Tensor:
+        """float32 [N], log π of each node in a batch of some size; the last batch of an epoch may be a smaller one."""
+        if batch_size not in self._known:
+            self._known[batch_size] = self._inclusion(batch_size)
+        return self._known[batch_size]
+
+    def _inclusion(self, batch_size: int) -> Tensor:
         # A node of m interactions is missing from B of E with probability Π_{j<m} (E − B − j) / (E − j).
-        total, most = int(counts.sum()), int(counts.max()) if len(counts) else 0
+        total, most = int(self.counts.sum()), int(self.counts.max()) if len(self.counts) else 0
         j = torch.arange(most, dtype=torch.float64)
         missing = ((total - batch_size - j).clamp_min(0) / (total - j)).log().cumsum(0)
         table = torch.cat([missing.new_tensor([-torch.inf]), (-missing.expm1()).log()])
-        self.log_inclusion = table[counts.cpu()].float().to(counts.device)
+        return table[self.counts.cpu()].float().to(self.counts.device)
 
     def draw(self, nodes: Tensor) -> Candidates:
         """The candidates of a batch whose interactions have these nodes, int64 [B]."""
         ids = nodes.unique()
-        return Candidates(ids, self.log_inclusion[ids])
+        return Candidates(ids, self.log_inclusion(len(nodes))[ids])
 
 
 class Sampled:

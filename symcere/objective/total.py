@@ -124,8 +124,8 @@ class TotalLoss(nn.Module):
             weights = self._weights(self.items) if ranking.sampling == "popularity" else None
             self.negatives = Negatives(self.users, weights)
         elif ranking.loss != "directau" and ranking.candidates != "all":
-            self.draw_items = self._drawer(self.items, experiment)
-            self.draw_users = self._drawer(self.users, experiment) if ranking.loss == "symcere" else None
+            self.draw_items = self._drawer(self.items)
+            self.draw_users = self._drawer(self.users) if ranking.loss == "symcere" else None
         if ranking.loss == "symcere" and self.model_settings.popularity != "none":
             # Seen from an item, the item's bias cancels: how active a user is takes its place.
             activity = torch.log1p(self.users.degree.float())
@@ -150,6 +150,7 @@ class TotalLoss(nn.Module):
             and not ranking.logq
             and not ranking.learn_temperature
             and self.model_settings.normalise == "l2"
+            and (self.model_settings.features, self.model_settings.fusion) != ("both", "concat")  # longer than one
             and self.model_settings.popularity == "none"
             and self.model_settings.drop_own == "none"
         )
@@ -163,10 +164,10 @@ class TotalLoss(nn.Module):
     def _weights(self, side: History) -> Tensor:
         return side.degree.clamp_min(1)
 
-    def _drawer(self, side: History, experiment: Experiment) -> InBatch | Sampled:
-        ranking = experiment.objective.ranking
+    def _drawer(self, side: History) -> InBatch | Sampled:
+        ranking = self.settings.ranking
         if ranking.candidates == "batch":
-            return InBatch(side.degree, experiment.train.batch_size)
+            return InBatch(side.degree)
         weights = self._weights(side) if ranking.sampling == "popularity" else torch.ones_like(side.degree)
         return Sampled(ranking.negatives, weights)
 
@@ -177,6 +178,11 @@ class TotalLoss(nn.Module):
             size = (model.graph.num_edges,)
             keep = [torch.rand(size, generator=random, device=random.device) >= augment.drop for _ in range(2)]
             self.augmented = [model.graph.dropped(k) for k in keep]
+
+    @torch.no_grad()
+    def tell_temperature(self, model: Recommender) -> None:
+        """Gives the model τ as it is now, by which scoring weighs the item bias."""
+        model.temperature.fill_(self.temperature())
 
     def forward(self, model: Recommender, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
         """Every weighted term of one step, scalars by name: this worker's part, which add up over workers."""
@@ -211,7 +217,8 @@ class TotalLoss(nn.Module):
             pairs = [(graph.users, text.items), (text.users, graph.items)]
             terms["cross"] = s.cross.weight * sum(self._aligned(model, *p, users, items, s.cross) for p in pairs)
         if s.intra.on:
-            present = [v for v in (graph, text) if v is not None]
+            # With ids alone the text view is there for other terms, if at all.
+            present = [v for v in (graph, text) if v is not None and (v is graph or model.settings.features != "id")]
             terms["intra"] = s.intra.weight * sum(
                 self._aligned(model, v.users, v.items, users, items, s.intra, text=v is text) for v in present
             )
@@ -301,8 +308,6 @@ class TotalLoss(nn.Module):
         self, model: Recommender, views: Views, batch: Batch, users: Side, items: Side, negatives: Tensor | None
     ) -> Tensor:
         s, z = self.settings.ranking, views.scored
-        tau = self.temperature()
-        model.temperature.fill_(float(tau) if not isinstance(tau, Tensor) else tau.detach())
         if s.loss == "directau":
             # A logarithm of a mean is no sum over workers: each has it all, and counts it for its part.
             spread = (uniformity(users.of_batch(z.users)).value + uniformity(items.of_batch(z.items)).value) / 2
@@ -544,8 +549,9 @@ class TotalLoss(nn.Module):
         """Layer-0 rows of the batch and of what was drawn, each once, over B; without ids, the tower's weights."""
         if self.model_settings.features == "text":
             return cast(Tensor, sum(p.square().sum() for p in model.tower.parameters())) / self.workers.size
-        drawn = self.settings.ranking.loss == "bpr" or items.candidates is not None
-        u, i = users.of_batch(users.nodes), items.nodes if drawn else items.of_batch(items.nodes)
+        ranking = self.settings.ranking
+        whole = ranking.candidates == "all" and ranking.loss not in ("bpr", "directau")  # then nothing was drawn
+        u, i = (side.of_batch(side.nodes) if whole else side.nodes for side in (users, items))
         rows = torch.cat([u, i + model.num_users])
         if not model.table.divided:
             rows = rows[self.workers.share(len(rows))]

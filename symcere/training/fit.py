@@ -89,6 +89,7 @@ def fit(
         on_epoch: called after every epoch; training ends early where it returns True.
         path: where the checkpoint is kept while training, a file or a URI; None keeps it in memory.
         resume: go on from the checkpoint at ``path``, with the numbers of an uninterrupted run; all workers read it.
+            Where it was finished and ``train.epochs`` has grown, the evaluation at its old end counts as well.
         parallel: how several workers divide the node table, see :mod:`symcere.model.workers`.
         checkpoint_every: seconds between checkpoints, rounded up to whole epochs.
 
@@ -142,6 +143,8 @@ def fit(
             stop, due = workers.agree((stop, due))
             state.finished = stop or bad_rounds >= train.patience or number == train.epochs
             if path is not None and (state.finished or due):
+                if not state.best_epoch:  # stopped, or killed, before the first evaluation: the model is what it is
+                    state.best = run.weights()
                 run.snapshot(state)
                 if first:
                     state.save(path)
@@ -219,6 +222,7 @@ class _Run:
             self.loss.double()
         parameters = [p for m in (self.model, self.loss) for p in m.parameters()]
         self.optimiser = Adam(parameters, experiment.train.lr)
+        self.loss.tell_temperature(self.model)
         names = [name for name, _ in self.model.named_parameters()]
         self.divided = {names.index("embedding")} if self.model.table.divided and "embedding" in names else set()
         self.common = [p for n, p in enumerate(parameters) if n not in self.divided]
@@ -255,6 +259,7 @@ class _Run:
                 f"({train.lr}) or raise the term's temperature; the last good checkpoint is kept."
             )
         totals = self.workers.sum(torch.stack([sums[name] for name in names])).tolist()
+        self.loss.tell_temperature(self.model)
         return {name: value / steps for name, value in zip(names, totals, strict=True)}
 
     def _step(self, edges: Tensor, random: torch.Generator) -> dict[str, Tensor]:

@@ -65,6 +65,9 @@ def test_the_flat_form_names_every_setting():
     assert build(Experiment, Experiment().replace(flat).to_dict()) == Experiment()
 
 
+XSIMGCL = {"model.features": "id", "objective.augment.kind": "xsimgcl"}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -80,7 +83,11 @@ def test_the_flat_form_names_every_setting():
         ({"objective.ranking.logq": True}, "corrects sampled or in-batch candidates"),
         ({"objective.cross.loss": "symcere"}, r"set model\.features to id or both"),
         ({"objective.augment.kind": "simgcl"}, r"objective\.augment .* set model\.features to id or both"),
-        ({"model.skip_input": True, "model.layers": 0}, "leaves nothing"),
+        ({"model.features": "id", "model.skip_input": True, "model.layers": 0}, "leaves nothing"),
+        ({**XSIMGCL, "objective.augment.layer": 4}, "augment.layer 4 is none of the model.layers 3"),
+        ({**XSIMGCL, "model.layers": 0}, "augment.layer 1 is none of the model.layers 0"),
+        ({"model.drop_own": "edge", "objective.ranking.loss": "supcon"}, "and supcon and reduction 'history' compare"),
+        ({"model.drop_own": "edge", "objective.ranking.reduction": "history"}, "compare others too"),
         ({"evaluate.ks": []}, r"evaluate\.ks names no cut-off"),
         ({"evaluate.ks": [0]}, r"'evaluate\.ks\[0\]' is 0, but must be at least 1"),
     ],

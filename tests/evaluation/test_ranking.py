@@ -102,10 +102,11 @@ def test_the_scorers_own_memory_is_left_alone():
 
 
 @pytest.mark.parametrize("where", [0, 100, 1023])
-def test_nan_is_a_clear_error_wherever_it_hides(where):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_a_clear_error_wherever_it_hides(where, value):
     table = torch.randn(6, 1024)
-    table[4, where] = torch.nan
-    with pytest.raises(UserError, match=rf"user 4 and item {where} .*not a number"):
+    table[4, where] = value
+    with pytest.raises(UserError, match=rf"user 4 and item {where} .*not a finite number"):
         top_k(Table(table), torch.arange(6), 5)
 
 

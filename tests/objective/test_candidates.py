@@ -146,16 +146,18 @@ def test_in_batch_inclusion_is_exact():
     from scipy.stats import hypergeom
 
     counts = torch.tensor([0, 1, 2, 5, 12])
-    got = InBatch(counts, 6).log_inclusion.exp().double()
+    got = InBatch(counts).log_inclusion(6).exp().double()
     want = torch.tensor([1 - hypergeom.pmf(0, 20, int(m), 6) for m in counts])
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
-    whole = InBatch(counts, 20)  # a batch that is the epoch holds every node with an interaction
-    assert not whole.log_inclusion[1:].any()
-    assert not InBatch(counts, 1000).log_inclusion[1:].any()
+    last = InBatch(counts).draw(torch.tensor([1, 4])).log_inclusion  # 20 = 3 · 6 + 2
+    want = torch.tensor([1 - hypergeom.pmf(0, 20, m, 2) for m in (1, 12)])
+    torch.testing.assert_close(last.exp().double(), want, rtol=1e-6, atol=1e-7)
+    for size in (20, 1000):  # a batch that is the epoch holds every node with an interaction
+        assert not InBatch(counts).log_inclusion(size)[1:].any()
 
 
 def test_in_batch_candidates_are_distinct():
-    ids, log_inclusion = InBatch(torch.tensor([1, 2, 3]), 4).draw(torch.tensor([2, 1, 2, 2]))
+    ids, log_inclusion = InBatch(torch.tensor([1, 2, 3])).draw(torch.tensor([2, 1, 2, 2]))
     assert ids.tolist() == [1, 2]
     assert log_inclusion[0] < log_inclusion[1] <= 0
 

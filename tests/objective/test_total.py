@@ -353,6 +353,29 @@ def test_intra_modal(loss, features):
     case.check(by_loops, "intra")
 
 
+def test_intra_modal_of_ids_is_the_same_beside_other_terms():
+    """The text view that another term asks for is none of the model's own."""
+    terms = {"model.features": "id", "objective.intra": {"loss": "symcere", "weight": 0.3}}
+    alone = Case(experiment(terms), seed=8)
+    beside = Case(experiment(terms, {"objective.same": {"loss": "infonce", "weight": 0.2}}), seed=8)
+    beside.model.load_state_dict(alone.model.state_dict(), strict=False)
+    assert torch.equal(alone.terms()["intra"], beside.terms()["intra"])
+
+
+def test_vectors_longer_than_one_take_no_short_way():
+    """Those of `concat` are: their logits may overflow where those of unit vectors cannot."""
+    settings = {"model": {"features": "both", "fusion": "concat", "fusion_weight": 1.0, "popularity": "none"}}
+    ranking = {"loss": "symcere", "candidates": "batch", "temperature": 0.02}
+    case = Case(experiment(settings, {"objective.ranking": ranking}), seed=3)
+    with torch.no_grad():  # all nodes at one place
+        case.model.embedding.copy_(torch.ones_like(case.model.embedding))
+        case.model.tower.weight.zero_()
+        case.model.tower.weight[:, 0] = 1
+    double = case.terms()["ranking"]
+    case.model.float(), case.loss.float()
+    torch.testing.assert_close(case.terms()["ranking"].double(), double, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("features", ["id", "both"])
 @pytest.mark.parametrize("loss", ["infonce", "sincere", "symcere"])
 def test_same_node(loss, features):
@@ -479,7 +502,9 @@ def test_noise_has_the_length_and_the_signs_of_simgcl(kind, monkeypatch):
     assert torch.equal(ranking, clean) == (kind == "simgcl")
 
 
-@pytest.mark.parametrize(("loss", "candidates"), [("bpr", "all"), ("sincere", "sampled"), ("sincere", "all")])
+@pytest.mark.parametrize(
+    ("loss", "candidates"), [("bpr", "all"), ("sincere", "sampled"), ("symcere", "sampled"), ("sincere", "all")]
+)
 def test_penalty_counts_each_row_once(loss, candidates):
     """Layer-0 rows of the batch and of what was drawn for it, over twice the number of interactions."""
     ranking = {"loss": loss, "candidates": candidates, "negatives": 3}
@@ -487,11 +512,9 @@ def test_penalty_counts_each_row_once(loss, candidates):
 
     def by_loops(case):
         nodes = set(case.batch.users.tolist()) | {USERS + i for i in case.batch.items.tolist()}
-        drawn = {"bpr": case.drawn.get("negatives"), "sincere": getattr(case.drawn.get("draw_items"), "ids", None)}[
-            loss
-        ]
-        if drawn is not None:
-            nodes |= {USERS + i for i in drawn.flatten().tolist() if i >= 0}
+        for name, drawn in case.drawn.items():
+            ids = drawn if name == "negatives" else drawn.ids
+            nodes |= {n + USERS * (name != "draw_users") for n in ids.flatten().tolist() if n >= 0}
         assert len(nodes) < USERS + ITEMS
         return 0.2 * sum(case.model.embedding[n].square().sum() for n in nodes) / (2 * BATCH)
 
@@ -551,6 +574,7 @@ def test_a_learned_temperature_has_the_gradient_of_the_loss():
         rho.fill_(-1.0)
     value = case.terms()["ranking"]
     gradient = torch.autograd.grad(value, rho)[0]
+    case.loss.tell_temperature(case.model)
     assert case.model.temperature.item() == pytest.approx(0.01 + np.exp(-1), rel=1e-6)
     ends = []
     for step in (1e-6, -1e-6):

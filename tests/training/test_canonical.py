@@ -33,6 +33,8 @@ CASES = [
         {"objective.ranking.loss": "supcon", "objective.ranking.reduction": "anchor"},
         {"objective.ranking.reduction": "history"},
     ),
+    ({"model.drop_own": "both"}, {"objective.ranking.reduction": "anchor"}),
+    ({"model.features": "text"}, {"model.layers": 0, "model.skip_input": True}),
     ({"objective.ranking.loss": "directau"}, {"objective.ranking.learn_temperature": True}),
     ({"objective.ranking.loss": "directau", "model.popularity": "none"}, {"objective.ranking.temperature": 0.9}),
     ({"model.features": "text"}, {"model.layers": 1, "model.fusion": "sum", "model.fusion_weight": 2.0}),

@@ -19,6 +19,7 @@ from symcere.config.fields import leaves
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.evaluation import Evaluator
+from symcere.model import propagation
 from symcere.objective.total import TotalLoss
 from symcere.text import embed
 from symcere.training import Checkpoint, build, fit, restore
@@ -349,6 +350,15 @@ def test_a_callback_ends_training(corpus, tmp_path):
     assert state_of(tmp_path / "c").epoch == 2
 
 
+def test_a_run_that_stops_before_its_first_evaluation_can_be_used(corpus, tmp_path):
+    setup = experiment("mf-bpr", {"train": {"epochs": 9, "eval_every": 5}})
+    fitted = fit(corpus, None, setup, path=tmp_path / "c", on_epoch=lambda epoch: epoch.number == 2)
+    assert (fitted.checkpoint.epoch, fitted.checkpoint.best_epoch) == (2, 0)
+    again = restore(corpus, None, state_of(tmp_path / "c"))
+    users = torch.arange(corpus.num_users)
+    assert torch.equal(again.scorer.scores(users), fitted.scorer.scores(users))
+
+
 def test_no_epoch_at_all(corpus, embeddings, tmp_path):
     """An untrained model, stored and brought back."""
     fitted = fit(corpus, embeddings, experiment("symcere", {"train.epochs": 0}), path=tmp_path / "c")
@@ -356,6 +366,7 @@ def test_no_epoch_at_all(corpus, embeddings, tmp_path):
     users = torch.arange(corpus.num_users)
     again = restore(corpus, embeddings, state_of(tmp_path / "c"))
     assert torch.equal(again.scorer.scores(users), fitted.scorer.scores(users))
+    assert float(fitted.model.temperature) == pytest.approx(0.4)
 
 
 def test_a_catalogue_of_fewer_than_ten_items(draw_reviews, write_corpus, tmp_path):
@@ -458,11 +469,23 @@ def test_precision(corpus, embeddings):
     assert abs(found["bf16"] - found["fp32"]).max() > 1e-5
 
 
+def test_half_precision_before_a_large_graph(corpus, embeddings, monkeypatch):
+    """A tower's output is bfloat16 then, which the products of a graph are not made in."""
+    monkeypatch.setattr(propagation, "SMALL", 0)
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        setup = experiment("alpharec", {"train.precision": precision, "objective.ranking.candidates": "batch"})
+        losses[precision] = [row["loss"] for row in fit(corpus, embeddings, setup).checkpoint.history]
+    np.testing.assert_allclose(losses["bf16"], losses["fp32"], rtol=3e-2)
+
+
 def test_a_learned_temperature_is_trained_stored_and_scored_with(corpus, embeddings, tmp_path):
     setup = experiment("symcere", {"objective.ranking.learn_temperature": True, "train.epochs": 8})
     fitted = fit(corpus, embeddings, setup, path=tmp_path / "c")
     tau = float(fitted.model.temperature)
     assert tau > 0.01
+    if fitted.checkpoint.best_epoch == 8:  # that of the end, not that of the last step's beginning
+        assert tau == pytest.approx(0.01 + float(state_of(tmp_path / "c").last["loss.temperature.rho"].exp()))
     assert abs(tau - 0.4) > 0.01
     again = restore(corpus, embeddings, state_of(tmp_path / "c"))
     assert float(again.model.temperature) == tau
