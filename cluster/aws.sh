@@ -49,5 +49,6 @@ mine=$(python3 -c 'import urllib.request as u; print(u.urlopen("https://checkip.
 aws ec2 authorize-security-group-ingress --group-id "$group" --protocol tcp --port 22 --cidr "$mine/32" >/dev/null 2>&1 || true
 
 sh "$here/secrets.sh"
-sed -i.bak "s|s3://BUCKET/|s3://$bucket/|" "$here/../ray_cluster.yaml" && rm -f "$here/../ray_cluster.yaml.bak"
+sed -i.bak -e "s|s3://BUCKET/|s3://$bucket/|" -e "s|^\( *region:\) .*|\1 $region|" \
+    -e "s|^\( *availability_zone:\) .*|\1 ${region}a,${region}b,${region}c|" "$here/../ray_cluster.yaml" && rm -f "$here/../ray_cluster.yaml.bak"
 echo "Ready: ray up -y ray_cluster.yaml"

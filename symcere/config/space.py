@@ -202,12 +202,43 @@ class Space:
         self.draw(base, choose)
         return found
 
+    def ordered(self) -> "Space":
+        """The same parameters, those first on which the conditions of others are; else as they stand.
+
+        Raises:
+            Misplaced: two that each wait for the other.
+        """
+        left, found = list(self.parameters), []
+        while left:
+            ready = [p for p in left if not any(_asked(p) & _decided(q) for q in left if q is not p)]
+            if not ready:
+                told = " and ".join(f"'{p.name}'" for p in left[:2])
+                raise Misplaced(f"The conditions of {told} wait for each other.", (*left[0].place, "when"))
+            found.append(ready[0])
+            left.remove(ready[0])
+        return Space(tuple(found))
+
+    def decides(self) -> frozenset[str]:
+        """Names of choices and settings that depend on what is chosen."""
+        return frozenset().union(*map(_decided, self.parameters))
+
     def everything(self) -> Iterator[Parameter]:
         """Parameters at every depth."""
         for parameter in self.parameters:
             yield parameter
             for option in parameter.options:
                 yield from option.below.everything()
+
+
+def _decided(parameter: Parameter) -> frozenset[str]:
+    below = [name for option in parameter.options for name in (*option.settings, *option.below.decides())]
+    return frozenset({parameter.name, *below})
+
+
+def _asked(parameter: Parameter) -> frozenset[str]:
+    """Names on which its existence depends, or that of what is below it."""
+    below = [name for option in parameter.options for p in option.below.parameters for name in _asked(p)]
+    return frozenset({*parameter.when, *below}) - _decided(parameter)
 
 
 def at_random(rng: random.Random) -> Choose:
@@ -246,7 +277,7 @@ def read_space(tree: Any, place: Place, prefix: str = "") -> Space:
             "`settings`.",
             (*place, name),
         )
-    return Space(tuple(parameters))
+    return Space(tuple(parameters)).ordered()
 
 
 def _entries(tree: Mapping[str, Any], place: Place, prefix: str) -> tuple[dict[str, Any], list[Parameter]]:
@@ -313,7 +344,7 @@ def _options(name: str, key: str, choice: Any, place: Place) -> Iterator[Option]
             if not isinstance(tree, Mapping):
                 raise Misplaced(f"'{name}': {label} must be a mapping of settings, not {tree!r}.", here)
             settings, parameters = _entries(tree, here, f"{key}={label}/")
-            yield Option(str(label), settings, Space(tuple(parameters)))
+            yield Option(str(label), settings, Space(tuple(parameters)).ordered())
         if not choice:
             raise Misplaced(f"'{name}' has nothing to choose from.", place)
         return

@@ -165,17 +165,16 @@ class Search:
                 continue
         return list(found.values())
 
+    def experiments(self) -> Iterator[Experiment]:
+        """Its base, and combinations of the choices with the ends of every range."""
+        yield self.base
+        for settings, _ in self._sample():
+            with contextlib.suppress(UserError):
+                yield self.experiment(settings)
+
     def texts(self) -> list[Text]:
         """The encoders that any of its experiments needs, each combination once."""
-        found = dict.fromkeys([self.base.text] if self.base.needs_text else [])
-        for settings, _ in self._sample():
-            try:
-                experiment = self.experiment(settings)
-            except UserError:
-                continue
-            if experiment.needs_text:
-                found.setdefault(experiment.text)
-        return list(found)
+        return list(dict.fromkeys(experiment.text for experiment in self.experiments() if experiment.needs_text))
 
     def check(self) -> None:
         """Tries combinations of the choices, with the ends of every range.
@@ -322,7 +321,7 @@ def _searches(sweep: Sweep) -> Iterator[Search]:
             raise Misplaced(f"Method '{name}': {error}", (*place, "settings")) from None
         special = read_space(method.space, (*place, "space"))
         named = {p.name for p in special.parameters}  # a method's own parameter stands in place of the sweep's
-        space = Space((*(p for p in shared.parameters if p.name not in named), *special.parameters))
+        space = Space((*(p for p in shared.parameters if p.name not in named), *special.parameters)).ordered()
         check_when(space)
         points = [space.nearest_point(base.flat())]
         for number, point in enumerate(sweep.points):
@@ -358,9 +357,16 @@ def _point(space: Space, base: Experiment, point: Mapping[str, Any], place: Plac
 
     space.draw(base.flat(), choose)
     names = {p.name for p in space.everything()}
+    top = {p.name: p for p in space.parameters}
     for name in point:
         if name not in names and name not in used:
             raise Misplaced(f"The space has no parameter '{name}'. {nearest(name, names)}", (*place, name))
+        # A method whose own settings leave a shared parameter out has the rest of a shared point.
+        if name not in used and (name not in top or set(top[name].when) & space.decides()):
+            raise Misplaced(
+                f"'{name}' does not exist beside the other values of this point: it lacks those that '{name}' needs.",
+                (*place, name),
+            )
     return found
 
 

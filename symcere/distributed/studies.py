@@ -5,6 +5,7 @@ the disk: :class:`Study` reads it when it is made. Nothing here knows Ray.
 """
 
 import contextlib
+import itertools
 import os
 import random
 import time
@@ -80,6 +81,7 @@ class Study:
         self.waiting: list[Spec] = []
         self.exhausted = False
         self._models: dict[str, str] = {}  # same_model -> id
+        self._numbers = itertools.count(1 + max(map(int, self._folders()), default=-1))
         self._points = list(search.points)
         self._rng = random.Random(f"{dataset}/{search.method}")
         self._small = self._enumerate()
@@ -160,8 +162,12 @@ class Study:
             self.exhausted = True
         return None
 
+    def _folders(self) -> list[str]:
+        """Of trials, whatever is left in them: a number is given once."""
+        return sorted(path.name for path in (self.folder / self.name).glob("[0-9]*"))
+
     def _begin(self, trial: Any, values: dict[str, Any], model: str, experiment: Any) -> Spec:
-        number = len(self.specs)
+        number = next(self._numbers)
         name = f"{self.name}/{number:04d}"
         spec = Spec(
             id=name,
@@ -186,7 +192,7 @@ class Study:
 
     def _impossible(self, trial: Any, values: dict[str, Any], reason: str) -> None:
         """A combination that no experiment can have counts as a failed trial."""
-        number = len(self.specs)
+        number = next(self._numbers)
         name = f"{self.name}/{number:04d}"
         spec = Spec(name, self.dataset, self.method, number, str(self.corpus), "", {}, values, [])
         now = time.time()
@@ -220,7 +226,11 @@ class Study:
         if any(not p.options and not p.integer for p in self.search.space.everything()):
             return None
         found: dict[str, dict[str, Any]] = {}
-        for number, (settings, values) in enumerate(self.search.space.points(self.search.flat, Parameter.grid)):
+
+        def values_of(parameter: Parameter) -> list[Any]:
+            return parameter.labels or list(range(int(parameter.low), int(parameter.high) + 1))
+
+        for number, (settings, values) in enumerate(self.search.space.points(self.search.flat, values_of)):
             if number >= FINITE:
                 return None
             with contextlib.suppress(UserError, ValueError):
@@ -258,14 +268,14 @@ class Study:
         """Finished trials are kept, the others wait to go on, and Optuna is told what it missed."""
         from optuna.trial import TrialState
 
-        for folder in sorted((self.folder / self.name).glob("[0-9]*")):
-            spec = read_spec(folder)
+        for folder in self._folders():
+            spec = read_spec(self.folder / self.name / folder)
             if spec is None:  # killed before anything began
                 continue
             self.specs[spec.id] = spec
             if spec.model:
                 self._models[spec.model] = spec.id
-            outcome = read_outcome(folder)
+            outcome = read_outcome(self.folder / spec.id)
             if outcome is not None and outcome.done:
                 self.done[spec.id] = outcome
             else:

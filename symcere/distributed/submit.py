@@ -28,6 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import symcere
 from symcere.errors import UserError
@@ -43,7 +44,22 @@ MOST_BYTES = 100_000_000
 SKIPPED = ("__pycache__", "venv", "build", "dist", "mlruns", "node_modules", "*.egg-info")
 """Folders that are no source, where git does not say so."""
 
-PRIVATE = (".env", ".env.*", ".netrc", "*.pem", "*.key", "id_rsa*", "id_ed25519*", "credentials", "auth_token")
+PRIVATE = (
+    *(
+        ".env",
+        ".env.*",
+        ".netrc",
+        "*.pem",
+        "*.key",
+        "*.p12",
+        "*.pfx",
+        "id_rsa*",
+        "id_ed25519*",
+        "id_ecdsa*",
+        "auth_token",
+    ),
+    *("credentials", "*credential*.json", "*service*account*.json", "client_secret*", "kubeconfig", "*.tfvars"),
+)
 """Files that never travel."""
 
 FORWARDED = ("MLFLOW_TRACKING_URI",)
@@ -51,7 +67,8 @@ FORWARDED = ("MLFLOW_TRACKING_URI",)
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
-_SECRET_NAME = re.compile(r"token|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"token(_|$)|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
+_SWITCH = re.compile(r"|\d|true|false|yes|no|on|off", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,7 @@ class Job:
 
 def package(folder: Path, into: Path) -> list[Path]:
     """Copies the working tree ``folder`` to ``into``, without what git ignores, hidden untracked files and secrets.
+    ``.gitignore`` itself stays behind.
 
     Where ``folder`` is not symcere's own checkout, the package ``symcere`` that runs here goes along, with its cards
     and sweeps: the cluster runs the very code of this machine.
@@ -109,6 +127,8 @@ def package(folder: Path, into: Path) -> list[Path]:
             f"The working tree {folder} holds {sum(sizes.values()) / 1e6:.0f} MB, too much to send to a cluster with "
             f"every job; the largest: {told}. Name data in .gitignore and keep it on storage that the cluster reads."
         )
+    # Git has left out what it ignores; Ray would do it again, in symcere's own folders, too.
+    files = {path: source for path, source in files.items() if path.name != ".gitignore"}
     for path, source in files.items():
         (into / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, into / path)
@@ -183,15 +203,22 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
         UserError: a value that is or holds a credential.
     """
     found = {name: os.environ[name] for name in FORWARDED if "://" in os.environ.get(name, "")}
-    found = {k: v for k, v in found.items() if not v.startswith(("sqlite:", "file:"))} | dict(given)
+    found = {k: v for k, v in found.items() if not v.startswith(("sqlite:", "file:")) and not _loopback(v)}
+    found |= given
     for name, value in found.items():
-        if _SECRET_NAME.search(name) or mask(value) != value:
+        if (_SECRET_NAME.search(name) and not _SWITCH.fullmatch(value)) or mask(value) != value:
             raise UserError(
                 f"{name} holds a credential, and Ray shows a job's environment to everybody who sees its dashboard. "
                 "Set it on the nodes instead (MLflow reads ~/.mlflow/credentials, Hugging Face ~/.cache/huggingface/"
                 "token), and give an address without it here."
             )
     return {"PYTHONUNBUFFERED": "1", **found}
+
+
+def _loopback(address: str) -> bool:
+    """Whether an address is this machine's own (a tunnel, perhaps): on another one it means that one."""
+    host = urlsplit(address).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _commit() -> dict[str, str]:

@@ -34,6 +34,8 @@ from symcere.distributed.trial import Outcome, Spec, read_outcome, write
 from symcere.errors import UserError
 
 VALUE, EPOCH, TROUBLE = "value", "epoch", "trouble"
+ENDLESS = 10**9
+"""Epochs that no trial reaches."""
 RESTARTS = 3
 """Times that a trial whose worker died goes on from its checkpoint, before it counts as failed."""
 MOST = 500
@@ -154,7 +156,7 @@ class Scheduler(FIFOScheduler):
         super().__init__()
         self.stopped: set[str] = set()
         self._epoch: dict[str, int] = {}
-        self._rules = {study.name: rule(stopping, study) for study in studies}
+        self._rules = {study.name: rule(stopping) for study in studies}
         for study in studies:
             for name, outcome in sorted(study.done.items()):
                 self._replay(study.specs[name], outcome)
@@ -195,15 +197,14 @@ class Scheduler(FIFOScheduler):
                 self._decide(spec.study, spec.id, epoch, value)
 
 
-def rule(stopping: Stopping, study: Study) -> TrialScheduler | None:
+def rule(stopping: Stopping) -> TrialScheduler | None:
     """Ray Tune's stopping rule for the trials of one study; None where all run to their end."""
     if stopping.kind == "asha":
         return AsyncHyperBandScheduler(
             time_attr=EPOCH,
             metric=VALUE,
             mode="max",
-            # the last epoch is no rung: a trial that reaches it ends by itself
-            max_t=max(study.search.base.train.epochs + 1, stopping.grace),
+            max_t=ENDLESS,  # a trial ends by itself, after the epochs that its own setting has
             grace_period=stopping.grace,
             reduction_factor=stopping.reduction,
         )
@@ -420,6 +421,7 @@ def each(
     *,
     cpu: float = 1.0,
     gpu: float = 0.0,
+    memory: float = 0.0,
     at_once: int = 0,
     on_result: Callable[[Any, Any, str], None],
 ) -> None:
@@ -427,13 +429,13 @@ def each(
 
     Args:
         function: can be imported by its name.
-        cpu, gpu: of each; nothing where it asks for workers of its own.
+        cpu, gpu, memory: of each, memory in bytes; nothing where it asks for workers of its own.
         at_once: how many at the same time at most; 0: what fits.
         on_result: called with an argument, the result, and why there is none (then the result is None).
     """
     import ray
 
-    task = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=RESTARTS)(function)
+    task = ray.remote(num_cpus=cpu, num_gpus=gpu, memory=memory, max_retries=RESTARTS)(function)
     waiting = list(arguments)
     left: dict[Any, Any] = {}
     try:

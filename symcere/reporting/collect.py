@@ -159,6 +159,12 @@ def _sweep(name: str, experiment: str, runs: list[SweepRun]) -> Sweep:
         )
     trials, finals = ([r for r in group if r.corpus == newest[r.dataset]] for group in (trials, finals))
     judged = [r for r in finals if r.finished and any(key.startswith("test_") for key in r.metrics)]
+    chosen = {(r.dataset, r.method): r.tags.get("symcere.trial") for r in judged}  # by the newest of them
+    old = [r for r in judged if r.tags.get("symcere.trial") != chosen[r.dataset, r.method]]
+    if old:
+        told = ", ".join(sorted({f"{r.method} on {r.dataset}" for r in old}))
+        notes.append(f"{len(old)} final models have a setting that a better one has replaced ({told}); left out.")
+    judged = [r for r in judged if r not in old]
     latest = {(r.dataset, r.method, r.seed): r for r in judged}
     if len(latest) < len(judged):
         notes.append(

@@ -313,11 +313,14 @@ def _mlflow(uri: str) -> Check:
 
 def _storage(storage: str) -> Check:
     from symcere.distributed.nodes import write_to
-    from symcere.storage import remove, within
+    from symcere.storage import remote, remove, within
     from symcere.tracking import mask
 
     folder = within(storage, f".doctor-{secrets.token_hex(4)}")
-    why = write_to(folder, "here")
+    if remote(storage) or Path(storage).parent.is_dir():
+        why = write_to(folder, "here")
+    else:  # writing would make it, where perhaps only a mount is missing
+        why = f"there is no folder {Path(storage).parent}"
     if why:
         advice = (
             f"This machine cannot write {mask(storage)}: check that it exists, and the credentials of this machine "

@@ -109,6 +109,7 @@ def sweep(
     if not resume:  # before anything is encoded, or nodes are waited for
         _check_unused(name)
     ready = _ready(declared, progress)
+    _check_corpora(name, plan, ready)
     with _Lock(folder), _resumable(folder), pool(address), ExitStack() as runs:
         resources = _room(declared, address)
         check_home(address)
@@ -131,7 +132,7 @@ def sweep(
             )
         if ended == "stopped":
             raise Stopped(f"Stopped in order. `symcere sweep --resume {name}` goes on with it.")
-        _finals(name, declared, studies, parents, seeds, resources, on_standing)
+        _finals(name, declared, studies, parents, seeds, resources, max(memory.values()), on_standing)
         table = _table(name, studies)
         for one in ready:
             best = {s.method: s.best() for s in studies if s.dataset == one.corpus.name}
@@ -198,11 +199,29 @@ def _begin(
                 f"There is a sweep '{name}' already. `symcere sweep --resume {name}` goes on with it, --name starts "
                 "another one."
             )
-    asked = {"trials": trials, "datasets": list(datasets), "methods": list(methods)}
-    plan |= {key: value for key, value in asked.items() if value}
+    if trials:
+        plan["trials"] = trials
+    if not resume:
+        plan |= {"datasets": list(datasets), "methods": list(methods)}
     if seeds is not None or plan["seeds"] is None:
         plan["seeds"] = declared.sweep.seeds if seeds is None else seeds
-    return declared.only(plan["methods"], plan["datasets"], plan["trials"]), plan, name
+    # Going on with some of it does not make the sweep smaller for the next time.
+    return declared.only(methods or plan["methods"], datasets or plan["datasets"], plan["trials"]), plan, name
+
+
+def _check_corpora(name: str, plan: dict[str, Any], ready: Sequence["Ready"]) -> None:
+    """Notes in the plan which corpora the sweep is on.
+
+    Raises:
+        UserError: one was prepared anew since: its trials would choose for another corpus.
+    """
+    known = plan.setdefault("corpora", {})
+    for one in ready:
+        if known.setdefault(one.corpus.name, one.corpus.fingerprint) != one.corpus.fingerprint:
+            raise UserError(
+                f"'{one.corpus.name}' was prepared anew since the sweep '{name}' began on it, and its trials tell "
+                "nothing of the new corpus. Start another sweep (--name), or prepare the data as they were."
+            )
 
 
 def _check_unused(name: str) -> None:
@@ -263,7 +282,7 @@ def _studies(
     studies: list[Study] = []
     memory: dict[str, float] = {}
     for one in ready:
-        needed = max(memory_of(one.corpus, s.base, _width(one, s)) for s in one.searches)
+        needed = max(memory_of(one.corpus, e, _width(one, s)) for s in one.searches for e in s.experiments())
         gpu = gpu_share(sweep.resources.gpu, needed, resources)
         wanted = needed if sweep.resources.memory == "auto" else float(sweep.resources.memory) * 1e9
         # More than a node has would wait for ever; the estimate is no reason not to try.
@@ -558,6 +577,8 @@ class _Recorder:
 
     def _work(self) -> None:
         while (one := self.queue.get()) is not None:
+            if self.trouble is not None:  # each would wait for the store as long again
+                continue
             try:
                 self._record(*one)
             except Exception as error:  # the search goes on; the next start writes it
@@ -606,6 +627,7 @@ def _finals(
     parents: Mapping[str, "Tracker"],
     seeds: int,
     resources: Mapping[str, float],
+    memory: float,
     on_standing: OnStanding | None,
 ) -> None:
     """Trains the best setting of each study with several seeds, and tests these models alone, once."""
@@ -663,6 +685,7 @@ def _finals(
         wanted,
         cpu=asked.cpu if alone else 0,
         gpu=max((s.gpu for s in studies), default=0) if alone else 0,
+        memory=memory if alone else 0,
         at_once=_together(declared, resources),
         on_result=ended,
     )
@@ -686,6 +709,8 @@ def final(one: Mapping[str, Any]) -> dict[str, float]:
         its metrics.
     """
     os.environ.update(one["environment"])
+    if not one["gpus"]:  # as its trials; Ray shows a task that asks for none all there are
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from symcere import tracking
 
     if not (home() / "sweeps" / one["sweep"] / "plan.json").exists():
@@ -699,8 +724,11 @@ def final(one: Mapping[str, Any]) -> dict[str, float]:
     begun = ""
     for run in tracking.list_runs(one["sweep"]):
         same = all(run.tags.get(k) == v for k, v in identity.items())
-        cut_off = run.status != "FINISHED" and (home() / "runs" / run.name / CHECKPOINT).exists()
-        if same and cut_off and not begun:
+        if not same or run.status == "FINISHED":
+            continue
+        if run.status == "RUNNING":  # on a node that is gone: this sweep's lock, and Ray, let nobody else train it
+            tracking.client().set_terminated(run.id, "FAILED")
+        if not begun and (home() / "runs" / run.name / CHECKPOINT).exists():
             begun = run.name
     return train(
         one["dataset"],
@@ -721,11 +749,10 @@ def _table(name: str, studies: Sequence["Study"]) -> list[dict[str, Any]]:
     """What the final models show, beside what chose them."""
     from symcere import tracking
 
-    finals: dict[tuple[str, str], dict[str, Any]] = {}
+    finals: dict[str, dict[str, Any]] = {}  # of each trial, whose setting they have
     for run in reversed(tracking.list_runs(name)):  # the latest of a seed counts
         if run.tags.get(ROLE) == "final" and run.status == "FINISHED":
-            key = (run.tags["symcere.dataset"], run.tags["symcere.method"])
-            finals.setdefault(key, {})[run.params.get("train.seed", "")] = run.metrics
+            finals.setdefault(run.tags.get(TRIAL, ""), {})[run.params.get("train.seed", "")] = run.metrics
     table = []
     for study in studies:
         standing, best = study.standing(), study.best()
@@ -735,7 +762,7 @@ def _table(name: str, studies: Sequence["Study"]) -> list[dict[str, Any]]:
             "trials": standing.done,
             "best validation NDCG@10": standing.best,
         }
-        models = list(finals.get((study.dataset, study.method), {}).values())
+        models = list(finals.get(best[0].id, {}).values()) if best else []
         for metric, label in (("test_ndcg_at_10", "test NDCG@10"), ("test_recall_at_10", "test Recall@10")):
             values = [m[metric] for m in models if metric in m]
             row[label] = statistics.mean(values) if values else None

@@ -129,7 +129,22 @@ def test_the_script_for_aws_opens_ssh_to_this_address_only(fake_aws, tmp_path):
     policy = next(call for call in made if "put-role-policy" in call)
     assert "arn:aws:s3:::my-data/*" in policy
     assert '"Action": "*"' not in policy
-    assert "s3://my-data/mlflow" in (project / "ray_cluster.yaml").read_text()
+    written = yaml.safe_load((project / "ray_cluster.yaml").read_text())
+    assert "s3://my-data/mlflow" in str(written["head_start_ray_commands"])
+    assert written["provider"] == read("ray_cluster.yaml")["provider"]
+    # The group is made in a region: in another one Ray would make its own, open to the world.
+    command = ["sh", "cluster/aws.sh", "my-data", "eu-central-1"]
+    subprocess.run(command, cwd=project, env=environment, capture_output=True, check=True)
+    provider = yaml.safe_load((project / "ray_cluster.yaml").read_text())["provider"]
+    assert provider["region"] == "eu-central-1"
+    assert provider["availability_zone"] == "eu-central-1a,eu-central-1b,eu-central-1c"
+
+
+@pytest.mark.parametrize("file", ["ray_cluster.yaml", "cluster/gcp.yaml"])
+def test_the_autoscaler_takes_spot_machines_alone(file):
+    """Of two kinds that hold the same it would take both by turns."""
+    kinds = read(file)["available_node_types"]
+    assert [name for name, kind in kinds.items() if name.startswith("gpu") and kind["max_workers"]] == ["gpu.spot"]
 
 
 def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path):

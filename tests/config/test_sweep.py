@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 
 from symcere.config import Experiment
 from symcere.config.canonical import canonical, same_model
-from symcere.config.space import Misplaced, Parameter, check_when, read_space
+from symcere.config.space import Misplaced, Parameter, at_random, check_when, read_space
 from symcere.config.sweep import Stopping, load, schema
 from symcere.errors import UserError
 
@@ -79,6 +80,52 @@ def test_a_condition_looks_at_settings_chosen_before_and_at_fixed_ones():
     assert all("model.layers" not in f for f in found)
     ids = Experiment().replace({"model.features": "id"}).flat()
     assert len(list(space.points(ids, Parameter.grid))) == 9
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_condition_waits_for_what_it_looks_at(tmp_path, turned):
+    """Wherever it stands: above it, below it, in the sweep's own space beside the method's."""
+    weight = "model.fusion_weight: {uniform: [0.1, 2], when: {model.features: both}}"
+    features = "model.features: [text, both]"
+    text = f"datasets: [a]\nmethods:\n  symcere:\n    space: {{{features}}}\nspace: {{{weight}}}\n"
+    if turned:
+        text = f"datasets: [a]\nmethods:\n  symcere:\n    space:\n      {weight}\n      {features}\n"
+    (search,) = load(write(tmp_path, text)).searches
+    rng = random.Random(0)
+    drawn = [search.space.draw(search.flat, at_random(rng))[0] for _ in range(50)]
+    assert {s["model.features"] for s in drawn} == {"text", "both"}
+    for settings in drawn:
+        assert ("model.fusion_weight" in settings) == (settings["model.features"] == "both")
+
+
+def test_conditions_that_wait_for_each_other_are_refused(tmp_path):
+    text = """datasets: [a]
+space:
+  model.layers: {int: [1, 2], when: {model.dim: 8}}
+  model.dim: {choice: [8, 16], when: {model.layers: 1}}
+"""
+    with pytest.raises(UserError, match="line 3: The conditions of .* wait for each other"):
+        load(write(tmp_path, text))
+
+
+def test_a_point_that_leaves_out_what_its_values_need_is_refused(tmp_path):
+    text = """datasets: [a]
+methods: {symcere: {}, popularity: {}}
+points:
+  - {model.fusion_weight: 1.5, train.lr: 0.01}
+space:
+  train.lr: {loguniform: [1e-4, 1e-1], when: {closed_form.kind: none}}
+  model.features: {choice: [text, both], when: {closed_form.kind: none}}
+  model.fusion_weight: {uniform: [0.1, 2], when: {model.features: both}}
+"""
+    with pytest.raises(UserError, match=r"line 4: 'model\.fusion_weight' does not exist beside the other values"):
+        load(write(tmp_path, text))
+    whole = text.replace("{model.fusion_weight: 1.5,", "{model.features: both, model.fusion_weight: 1.5,")
+    symcere, popularity = load(write(tmp_path, whole.replace("popularity: {}", "lightgcn: {}"))).searches
+    assert symcere.points[1] == {"train.lr": 0.01, "model.features": "both", "model.fusion_weight": 1.5}
+    only = text.replace("model.fusion_weight: 1.5, ", "")
+    _, popularity = load(write(tmp_path, only)).searches  # a closed form has no learning rate, whatever the point says
+    assert popularity.points == [{}]
 
 
 def test_the_grid_is_the_product_of_all_values_without_repetition():

@@ -47,6 +47,8 @@ def tree(tmp_path) -> Path:
         ".notes": "untracked, hidden",
         ".env": "TOKEN=1",
         "login.pem": "-----",
+        "gcp-service-account.json": "{}",
+        "client_secret.json": "{}",
         "reviews/big.json": "x" * 1000,
         ".symcere/mlflow.db": "x",
     }.items():
@@ -63,12 +65,21 @@ def tree(tmp_path) -> Path:
 def test_the_package_is_the_working_tree_without_data_and_secrets(tree, tmp_path):
     packed = {str(path) for path in package(tree, tmp_path / "staged")}
     own = {p for p in packed if not p.startswith(("symcere/", "datasets/", "tune/"))}
-    assert own == {".gitignore", ".settings", "cards/shop.yaml", "new.yaml", "symcere-runs.py"}
+    assert own == {".settings", "cards/shop.yaml", "new.yaml", "symcere-runs.py"}
     # The code that runs here, and the cards it knows, go along.
     assert {"symcere/cli/__main__.py", "symcere/config/baselines.yaml", "datasets/hotelrec.yaml"} <= packed
     assert not any("__pycache__" in path for path in packed)
     for path in packed:
         assert (tmp_path / "staged" / path).is_file()
+
+
+def test_what_git_ignores_here_may_be_a_name_of_the_code(tree, tmp_path):
+    """Ray would read the file again, and leave symcere's own folders of these names out."""
+    (tree / ".gitignore").write_text("data/\ndatasets/\nreviews/\n")
+    packed = {str(path) for path in package(tree, tmp_path / "staged")}
+    assert {"symcere/data/corpus.py", "datasets/hotelrec.yaml"} <= packed
+    assert "reviews/big.json" not in packed
+    assert list((tmp_path / "staged").rglob(".gitignore")) == []
 
 
 def test_a_folder_that_is_no_checkout_is_packed_too(tree, tmp_path):
@@ -148,7 +159,18 @@ def test_credentials_do_not_travel(monkeypatch, tree):
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////home/ann/mlflow.db", "file:///home/ann", "mlruns", ""])
+def test_a_switch_is_no_credential():
+    switches = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    assert environment(switches) == {"PYTHONUNBUFFERED": "1", **switches}
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("sqlite:////home/ann/mlflow.db", "file:///home/ann", "mlruns", ""),
+        *("http://127.0.0.1:5000", "http://localhost:5000/x", "https://[::1]:5000"),
+    ],
+)
 def test_a_store_of_this_machine_is_not_forwarded(monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert environment({}) == {"PYTHONUNBUFFERED": "1"}

@@ -88,6 +88,24 @@ def test_what_goes_on_goes_on_with_what_is_there_now(tmp_path):
     assert read_spec(tmp_path / "elsewhere" / "trials" / spec.id) == spec == again.specs[spec.id]
 
 
+def test_a_number_is_given_once(tmp_path):
+    """Whatever became of a trial's files: the next one must not write over another."""
+    one = study(tmp_path)
+    for value in (0.1, 0.2, 0.3):
+        finish(one, one.next(), value)
+    (one.folder / "hotels/lightgcn/0001/spec.json").write_text("")
+    shutil.rmtree(one.folder / "hotels/lightgcn/0000")
+    again = study(tmp_path)
+    assert sorted(again.specs) == ["hotels/lightgcn/0002"]
+    assert again.next().id == "hotels/lightgcn/0003"
+
+
+def test_a_range_is_searched_whole_whatever_a_grid_would_take_of_it(tmp_path):
+    space = {"model.dim": {"int": [16, 128], "steps": 3}}
+    assert study(tmp_path, searched=search(space, trials=20)).limit == 20
+    assert study(tmp_path / "few", searched=search({"model.layers": {"int": [1, 3]}}, trials=20)).limit == 3
+
+
 def test_two_methods_with_one_setting_have_models_of_their_own(corpora):
     from symcere import tracking
 
@@ -353,6 +371,15 @@ def test_an_easy_data_set_does_not_stop_the_trials_of_a_hard_one(tmp_path, kind)
     assert reported(scheduler, "easy", "easy/bad", 2, 0.5) == "STOP"  # would be the best of the hard ones
 
 
+def test_epochs_that_are_searched_end_no_trial(tmp_path):
+    """A setting with more epochs than the method's own runs on, beside those that are better at its rungs, too."""
+    from symcere.distributed.sweep import Scheduler
+
+    scheduler = Scheduler([study(tmp_path)], Stopping(kind="asha", grace=2, reduction=2))
+    for epoch in (2, 4, 8, 16, 32, 64, 128):
+        assert reported(scheduler, "hotels", "hotels/lightgcn/0000", epoch, epoch / 1000) == "CONTINUE"
+
+
 def test_stopping_remembers_over_a_restart(tmp_path):
     from symcere.distributed.sweep import Scheduler
 
@@ -417,7 +444,7 @@ def test_a_failing_trial_says_why_and_raises_nothing(tmp_path):
     spec = trial_of(tmp_path, corpus, **{"train.epochs": 3, "train.lr": 1e30, "model.normalise": "none"})
     outcome = trials.run(spec, tmp_path / "t", lambda epoch, value: None)
     assert outcome.status == "failed"
-    assert "The loss is not finite" in outcome.reason
+    assert "not a finite number" in outcome.reason
     assert "train.lr" in outcome.reason
     spec = trial_of(tmp_path, corpus)
     spec.corpus = str(tmp_path / "nowhere")
@@ -506,6 +533,10 @@ def runs_of(role: str) -> list:
     return [run for run in tracking.list_runs("tiny") if run.tags["symcere.role"] == role]
 
 
+def best_of(run) -> float:
+    return run.metrics["best_val_ndcg_at_10"] if run.tags["symcere.method"] == "lightgcn" else -1.0
+
+
 def check_records(trials: int = 10) -> None:
     """Every trial once, nothing RUNNING, test figures in final models alone."""
     from symcere import tracking
@@ -574,6 +605,20 @@ def test_a_whole_sweep_over_two_data_sets(corpora, ray_here, monkeypatch):
         assert sweep(resume="tiny")["table"] == result["table"]  # another store gets the trials that went to the first
         check_records()
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+    # With some of it, more trials and one seed: figures are of the best setting alone, and the sweep stays what it was.
+    more = sweep(resume="tiny", methods=["lightgcn"], datasets=["one"], trials=8, seeds=1)
+    (row,) = more["table"]
+    best = max((r for r in runs_of("trial") if r.tags["symcere.dataset"] == "one"), key=best_of)
+    tested = [r for r in runs_of("final") if r.tags["symcere.trial"] == best.tags["symcere.trial"]]
+    assert row["test NDCG@10"] == pytest.approx(np.mean([r.metrics["test_ndcg_at_10"] for r in tested]))
+    plan = json.loads((corpora / "sweeps" / "tiny" / "plan.json").read_text())
+    assert (plan["methods"], plan["datasets"]) == ([], [])
+
+    make_corpus(corpora / "corpora" / "one", "one", 7)
+    with pytest.raises(UserError, match="'one' was prepared anew since the sweep 'tiny' began"):
+        sweep(resume="tiny")
+    make_corpus(corpora / "corpora" / "one", "one", 0)
 
     shutil.rmtree(corpora / "sweeps" / "tiny")
     with pytest.raises(UserError, match=r"earlier sweep 'tiny'.*--name"):
@@ -707,7 +752,7 @@ def test_a_sweep_without_one_trained_trial_is_an_error(corpora, ray_here):
     file = corpora / "tiny.yaml"
     file.write_text(CHOICES.replace("[0.03, 0.05, 0.1, 1.0e-8, 2.0e-8]", "[1.0e+30]").replace("24", "2"))
     file.write_text(file.read_text().replace("{model.dim: 8}", "{model.dim: 8, model.normalise: none}"))
-    with pytest.raises(UserError, match=r"No trial of the sweep 'tiny' could be trained\. .*The loss is not finite"):
+    with pytest.raises(UserError, match=r"No trial of the sweep 'tiny' could be trained\. .*not a finite number"):
         sweep(file)
     assert {run.status for run in runs_of("trial")} == {"FAILED"}
 

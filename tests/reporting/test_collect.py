@@ -76,8 +76,9 @@ def test_a_sweep_that_has_only_begun_has_nothing_to_report(home):
         collect("s")
 
 
-def _final(seed, *, corpus="one", test=0.1, status=None):
+def _final(seed, *, corpus="one", test=0.1, status=None, trial="d/m/0000"):
     tags = {"symcere.sweep": "s", "symcere.role": "final", "symcere.dataset": "d", "symcere.method": "m"}
+    tags["symcere.trial"] = trial
     try:
         with tracking.start_run("s", "d-m", {"train.seed": seed}, tags | {"symcere.corpus": corpus}) as run:
             if status:
@@ -102,6 +103,16 @@ def test_of_two_final_models_with_one_seed_the_later_counts(home):
     sweep = collect("s")
     assert [r.metrics["test_ndcg_at_10"] for r in sweep.finals] == [0.2]
     assert "1 final models were trained again" in sweep.notes[0]
+
+
+def test_final_models_of_a_setting_that_was_replaced_do_not_count(home):
+    """More trials found a better one, which was tested with fewer seeds."""
+    for seed in (1, 2, 3):
+        _final(seed, test=0.2)
+    _final(1, test=0.4, trial="d/m/0007")
+    sweep = collect("s")
+    assert [(r.seed, r.metrics["test_ndcg_at_10"]) for r in sweep.finals] == [(1, 0.4)]
+    assert sweep.notes[0].startswith("3 final models have a setting that a better one has replaced (m on d)")
 
 
 def test_a_failed_final_model_is_a_gap_unless_it_succeeded_later(home):
