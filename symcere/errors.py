@@ -26,6 +26,10 @@ def naming(path: Path | str) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from None
 
 
+MOST = 30
+"""Known names that an error lists."""
+
+
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     """The help that follows an unknown name, for the end of an error's text.
 
@@ -36,4 +40,5 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(close)}?"
-    return f"Known: {', '.join(known)}." if known else ""
+    more = f", and {len(known) - MOST} more" if len(known) > MOST else ""
+    return f"Known: {', '.join(known[:MOST])}{more}." if known else ""

@@ -8,17 +8,20 @@ home/
 """
 
 import errno
+import fnmatch
 import os
 import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from symcere.errors import UserError
 
+CHECKPOINT = "checkpoint.pt"
+"""In a run's folder: its model, and how far it came."""
 NAME = r"\w[\w.-]*"
 """Of whatever becomes a folder: a data set, a run, a sweep, a method."""
 NAMED = "a name begins with a letter or digit and holds letters, digits, '.', '_' and '-' only."
@@ -43,20 +46,24 @@ def check_name(name: str, of: str) -> None:
 
 
 @contextmanager
-def writing(path: Path, mark: str = "manifest.json") -> Iterator[Path]:
+def writing(path: Path, mark: str = "manifest.json", holds: Sequence[str] = ("*",)) -> Iterator[Path]:
     """A temporary path beside ``path`` to write a file or a folder to; it takes the name when all went well.
 
     After an exception (Ctrl-C included) nothing remains and an older ``path`` is untouched.
 
     Args:
         mark: a file that every folder of this kind holds: another folder is somebody's own, and never replaced.
+        holds: patterns of the names of all that such a folder holds; with anything else it is somebody's own, too.
 
     Raises:
         UserError: the disk is full, the place cannot be written, or a folder is there that is not of this kind.
     """
     path = Path(path).absolute()
-    if path.is_dir() and (Path.cwd().is_relative_to(path) or (any(path.iterdir()) and not (path / mark).is_file())):
-        raise UserError(f"{path} is a folder that holds something else: name a new one, or one that is empty.")
+    if path.is_dir():
+        names = [entry.name for entry in path.iterdir()]
+        other = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in holds)]
+        if Path.cwd().is_relative_to(path) or other or (names and mark not in names):
+            raise UserError(f"{path} is a folder that holds something else: name a new one, or one that is empty.")
     token = secrets.token_hex(4)  # containers that share a home may all be process 7
     temporary = path.with_name(f".{path.name}.{token}.part")
     try:

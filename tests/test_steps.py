@@ -140,7 +140,9 @@ def test_evaluate_on_validation_and_with_other_cut_offs(shop):
 
 def test_popularity_weights_trade_accuracy_against_popularity(shop):
     run = shop["symcere"]
-    told = steps.evaluate(run.name, popularity_weights=(0.0, 1.0, 50.0))
+    out = shop["csv"] / "new" / "folder"
+    told = steps.evaluate(run.name, popularity_weights=(0.0, 1.0, 50.0), out=out)
+    assert told["figure"].parent == out
     rows = told["popularity_weights"]
     assert [row["weight"] for row in rows] == [0.0, 1.0, 50.0]
     assert rows[1]["ndcg_at_10"] == run.metrics["test_ndcg_at_10"]
@@ -150,6 +152,12 @@ def test_popularity_weights_trade_accuracy_against_popularity(shop):
     assert weighed["metrics"]["ndcg_at_10"] == rows[2]["ndcg_at_10"]
     with pytest.raises(UserError, match="no popularity term"):
         steps.evaluate(shop["lightgcn"].name, popularity_weights=(0.0,))
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_popularity_weight_that_is_none(shop, weight):
+    with pytest.raises(UserError, match="A popularity weight is a number of at least 0"):
+        steps.evaluate(shop["symcere"].name, popularity_weights=[weight])
 
 
 @pytest.mark.parametrize("method", ["popularity", "ease"])
@@ -175,6 +183,16 @@ def test_an_experiment_repeats_a_run(shop):
     assert again.name != shop["symcere"].name
 
 
+def test_the_experiment_beside_a_run_is_of_its_method(shop):
+    from symcere.steps.runs import method_of
+
+    beside = shop["symcere"].path.parent / "experiment.yaml"
+    changed = Experiment().replace({"objective.reg": 0.123})
+    assert method_of(beside, changed) == "symcere"
+    assert method_of(shop["csv"] / "my search.yaml", changed) == "my-search"
+    assert method_of(shop["csv"] / "my search.yaml", Experiment()) == "symcere"
+
+
 def test_training_without_the_test_split(shop):
     run = steps.train("shop", method="lightgcn", settings=FAST, test=False)
     assert not any(k.startswith("test_") for k in run.metrics)
@@ -192,7 +210,7 @@ def test_an_interrupted_run_resumes_with_the_same_numbers(shop, monkeypatch):
         if epoch.number == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"symcere train --resume stopped-.* goes on with it"):
         steps.train("shop", settings={**FAST, **LSA}, name="stopped", on_epoch=interrupt)
     stopped = next(run for run in tracking.list_runs("shop") if run.name.startswith("stopped"))
     assert stopped.status == "KILLED"
@@ -202,6 +220,12 @@ def test_an_interrupted_run_resumes_with_the_same_numbers(shop, monkeypatch):
     assert seen == [3, 4]
     assert run.metrics == shop["symcere"].metrics
     assert same(Checkpoint.load(run.path).last, Checkpoint.load(shop["symcere"].path).last)
+    curve = tracking.client().get_metric_history(run.id, "loss")
+    assert sorted(point.step for point in curve) == [1, 2, 3, 4]  # with the epochs before the interruption
+    with pytest.raises(UserError, match=f"Run {run.name} is finished: nothing is left"):
+        steps.train(resume=run.name)
+    with pytest.raises(UserError, match=r"ended before its end \(killed\), and nobody has judged it"):
+        steps.register(stopped.name)
     with pytest.raises(UserError, match=r"began with train\.lr 0\.02 and cannot go on with 0\.5"):
         steps.train("shop", resume=stopped.name, settings={"train.lr": 0.5})
 
@@ -218,7 +242,7 @@ def test_a_failed_run_ends_as_failed_with_its_error(shop, monkeypatch):
     run = next(run for run in tracking.list_runs("shop") if run.name.startswith("broken"))
     assert run.status == "FAILED"
     assert "not finite" in run.tags["symcere.error"]
-    with pytest.raises(UserError, match=r"\(FAILED\) has no file 'checkpoint\.pt'"):
+    with pytest.raises(UserError, match=r"ended before its model was stored \(failed\)"):
         steps.evaluate(run.name)
 
 
@@ -325,6 +349,19 @@ def test_ls_and_rm(small, fresh):
     with pytest.raises(UserError, match=r"Nothing stored is called 'runs/nobody'"):
         steps.rm([small[0].name, "runs/nobody"])
     assert {stored.name for stored in steps.ls()} == set(listed)  # nothing went
+
+    (fresh / "sweeps" / "quick").mkdir(parents=True)
+    (fresh / "sweeps" / "quick" / "plan.json").write_text('{"corpora": {"shop": "f"}}')
+    ids = steps.train("shop", method="mf-bpr", settings={**FAST, "train.epochs": 0})
+    listed = {stored.name: stored for stored in steps.ls()}
+    assert {"sweeps/quick", f"runs/{ids.name}"} < set(listed["corpora/shop"].used_by)
+    assert sorted(listed["embeddings/shop"].used_by) == sorted(runs)
+    steps.rm(["quick", ids.name])
+    (fresh / "corpora" / "shop").rename(fresh.parent / "other-disk")
+    (fresh / "corpora" / "shop").symlink_to(fresh.parent / "other-disk")
+    steps.rm(["corpora/shop"], force=True)
+    assert (fresh.parent / "other-disk" / "manifest.json").exists()
+    (fresh.parent / "other-disk").rename(fresh / "corpora" / "shop")
 
     freed = steps.rm([small[0].name])
     assert freed == {"removed": [runs[0]], "bytes": listed[runs[0]].size}

@@ -219,9 +219,16 @@ def _look(source: Path) -> dict[Path, int]:
             found = pq.read_metadata(file)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{file} cannot be read as Parquet: {error}") from None
-        names = found.schema.to_arrow_schema().names
+        schema = found.schema.to_arrow_schema()
+        names = schema.names
         if not set(names) & set(COLUMNS):
             raise UserError(f"{file} has none of the columns {', '.join(COLUMNS)}; it has {', '.join(names[:8])}.")
+        for name, fits, must in (
+            ("review_text", (pa.types.is_string, pa.types.is_large_string, pa.types.is_null), "text"),
+            ("liked_items", (pa.types.is_list, pa.types.is_large_list, pa.types.is_null), "a list of item ids"),
+        ):
+            if name in names and not any(fit(schema.field(name).type) for fit in fits):
+                raise UserError(f"{file}: {name} must be {must} in each row, not {schema.field(name).type}.")
         sizes[file] = found.num_rows
     if not sizes:
         raise UserError(f"There is no Parquet file in {source}.")

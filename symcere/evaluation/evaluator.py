@@ -210,8 +210,11 @@ def trade_off(scorer: FactorScorer, evaluator: Evaluator, weights: Sequence[floa
         weights: w, 0 removes the term.
 
     Raises:
-        UserError: the scorer has no popularity term.
+        UserError: the scorer has no popularity term, or a weight is none.
     """
+    for weight in weights:
+        if not np.isfinite(weight) or weight < 0:
+            raise UserError(f"A popularity weight is a number of at least 0, not {weight}.")
     bias = getattr(scorer, "bias", None)
     if bias is None:
         raise UserError(

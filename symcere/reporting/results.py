@@ -209,7 +209,9 @@ class Results:
         if ours is None or theirs is None:
             return None
         comparison, missing = self._paired(dataset, other, metric)
-        return Gain(dataset, other, ours.mean, theirs.mean, comparison, missing)
+        if comparison is not None:  # of the same seeds; a figure and its stars must speak of one thing
+            return Gain(dataset, other, comparison.a, comparison.b, comparison, missing)
+        return Gain(dataset, other, ours.mean, theirs.mean, None, missing)
 
     def _paired(self, dataset: str, other: str, metric: str) -> tuple[Comparison | None, str]:
         """The comparison over common seeds (a method without randomness stands against each of the other's), or why

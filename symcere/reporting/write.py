@@ -37,7 +37,7 @@ def write(document: Document, folder: Path) -> Written:
     Raises:
         UserError: the folder cannot be written.
     """
-    with writing(folder, mark="report.md") as temporary:
+    with writing(folder, mark="report.md", holds=("report.*", "tables", "figures")) as temporary:
         for part in ("tables", "figures"):
             (temporary / part).mkdir(parents=True)
         (temporary / "report.html").write_text(page(document), encoding="utf-8")

@@ -74,6 +74,13 @@ class Newcomers:
         return self.settings.features != "id"
 
     @property
+    def uses_items(self) -> bool:
+        """Whether liked items alone can describe a newcomer: through propagation, or as the mean of their profiles."""
+        s = self.settings
+        through_text = s.features != "id" and (s.text_layers > 0 or s.user_profile == "items")
+        return through_text or (s.features != "text" and s.layers > 0)
+
+    @property
     def explains(self) -> bool:
         """Whether a text has a vector beside those of users: as part of the score, or aligned with it in training."""
         return self.tower is not None

@@ -273,8 +273,10 @@ class Service:
         liked = tuple(sorted({self.items[item] for item in request.liked_items if item in self.items}))
         if readable:
             return _Ground("text", -1, liked, notes)
-        if liked and (self.newcomers is not None or isinstance(self.scorer, ItemToItem)):
+        if liked and (self.newcomers.uses_items if self.newcomers else isinstance(self.scorer, ItemToItem)):
             return _Ground("liked", -1, liked, notes)
+        if liked:
+            notes.append("The liked items do not count: the model knows its users alone, or their words.")
         return _Ground("popularity", -1, liked, notes)
 
     def _allowed(

@@ -1,5 +1,6 @@
 """The main job on the embedded default: synthetic reviews with planted truth, three methods, a few seeds."""
 
+import shlex
 import statistics
 from typing import Any
 
@@ -48,7 +49,7 @@ def demo(progress: Progress = None) -> dict[str, Any]:
         "reused": f"{reused} runs were there already" if reused else "nothing: everything was made now",
         "table": table,
         "store": tracking_uri(),
-        "look": f"mlflow ui --backend-store-uri {tracking_uri()}",
+        "look": f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri())}",
         "next": [
             f"symcere recommend {best} --user {corpus.user_ids[0]}",
             f"symcere evaluate {best} --popularity-weights 0,0.5,1",

@@ -16,7 +16,7 @@ from symcere.config.baselines import baselines as known_baselines
 from symcere.config.fields import build, flatten, merge
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
-from symcere.home import check_name, home
+from symcere.home import CHECKPOINT, check_name, home
 from symcere.steps.corpora import Progress, Settings, embeddings_of, open_corpus
 from symcere.storage import absolute, check, exists, within
 
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     from symcere.tracking import StoredRun, Tracker
     from symcere.training import Checkpoint, Epoch, Fitted
 
-CHECKPOINT = "checkpoint.pt"
 EXPERIMENT = "experiment.yaml"
 """Beside a checkpoint and among the run's artifacts: what `train --config` takes to repeat the run."""
 NOTE = "run.json"
-"""Beside a checkpoint: the corpus it depends on, readable without opening it."""
+"""Beside a checkpoint: what it depends on and how it was made, readable without opening it."""
 
 
 @dataclass
@@ -140,6 +139,8 @@ def train(
         state.check_corpus(corpus.name, corpus.fingerprint)
     whole = experiment_for(corpus, experiment, settings, method)
     method = method or (DEFAULT if experiment is None else named(experiment) or "custom")
+    if state and begun and begun.status == "FINISHED" and state.finished and state.experiment == whole:
+        raise UserError(f"Run {begun.name} is finished: nothing is left to train. For longer, raise --train.epochs.")
     identity = {"symcere.experiment": experiment_hash(whole), "symcere.corpus": corpus.fingerprint}
     group = group or corpus.name
     if reuse and (found := _finished_run(group, corpus.name, {**identity, "symcere.method": method})):
@@ -154,34 +155,42 @@ def train(
         run.log_text(whole.to_yaml(), EXPERIMENT)
         path = home() / "runs" / run.name / CHECKPOINT
         path.parent.mkdir(parents=True, exist_ok=True)
-        (path.parent / NOTE).write_text(json.dumps({"corpus": corpus.name, "run": run.run_id}))
+        note = {"corpus": corpus.name, "run": run.run_id, "method": method, "reads_text": whole.needs_text}
+        (path.parent / NOTE).write_text(json.dumps(note))
         (path.parent / EXPERIMENT).write_text(whole.to_yaml(), encoding="utf-8")
         kept: Path | str = within(storage, run.name, CHECKPOINT) if storage else path
         if state is not None:
             state.save(kept)
+            for epoch in state.history:
+                run.log_epoch({k: v for k, v in epoch.items() if k != "epoch"}, step=int(epoch["epoch"]))
 
         def report(epoch: "Epoch") -> bool | None:
             run.log_epoch(epoch.flat(), step=epoch.number)
             return on_epoch(epoch) if on_epoch is not None else None
 
-        if workers > 1 or address or gpus_per_worker:
-            from symcere.distributed.train import fit as fit_together
+        try:
+            if workers > 1 or address or gpus_per_worker:
+                from symcere.distributed.train import fit as fit_together
 
-            fitted = fit_together(
-                corpus,
-                embeddings,
-                whole,
-                path=kept,
-                workers=workers,
-                gpus_per_worker=gpus_per_worker,
-                parallel=parallel,
-                address=address,
-                on_epoch=report,
-            )
-        else:
-            from symcere.training import fit
+                fitted = fit_together(
+                    corpus,
+                    embeddings,
+                    whole,
+                    path=kept,
+                    workers=workers,
+                    gpus_per_worker=gpus_per_worker,
+                    parallel=parallel,
+                    address=address,
+                    on_epoch=report,
+                )
+            else:
+                from symcere.training import fit
 
-            fitted = fit(corpus, embeddings, whole, on_epoch=report, path=kept, resume=state is not None)
+                fitted = fit(corpus, embeddings, whole, on_epoch=report, path=kept, resume=state is not None)
+        except KeyboardInterrupt:
+            if not exists(kept):
+                raise
+            raise KeyboardInterrupt(f"Interrupted; `symcere train --resume {run.name}` goes on with it.") from None
         state = fitted.checkpoint
         if storage:
             state.save(path)
@@ -241,6 +250,15 @@ def _interrupted(run: str) -> tuple["StoredRun", "Checkpoint"]:
     if storage and exists(kept := within(storage, found.name, CHECKPOINT)):
         return found, Checkpoint.load(kept)
     return found, Checkpoint.load(home() / "runs" / found.name / CHECKPOINT)
+
+
+def method_of(file: Path, experiment: Experiment) -> str:
+    """The method that an experiment's file is of: a named one, that of the run beside it, or one of its own."""
+    try:
+        beside = json.loads((file.parent / NOTE).read_text()).get("method", "") if file.name == EXPERIMENT else ""
+    except (OSError, ValueError, AttributeError):
+        beside = ""
+    return named(experiment) or beside or "-".join(file.stem.split())
 
 
 def experiment_hash(experiment: Experiment) -> str:
@@ -304,6 +322,10 @@ def restore(run: str | Path, progress: Progress = None) -> Restored:
     if path.is_dir():
         path = path / CHECKPOINT
     if not path.exists():  # trained on another machine
+        if found.status in ("FAILED", "KILLED"):
+            raise UserError(
+                f"Run {found.name} ended before its model was stored ({found.status.lower()}). Train it again."
+            )
         path = found.artifact(CHECKPOINT)
     state = Checkpoint.load(path)
     corpus = open_corpus(state.corpus["name"])
@@ -358,7 +380,9 @@ def evaluate(
         ]
         figure = popularity_trade_off(*(np.array([row[key] for row in rows]) for key in rows[0]))
         told["popularity_weights"] = rows
-        told["figure"] = save(figure, (out or restored.path.parent) / "popularity_trade_off.png")
+        folder = out or restored.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        told["figure"] = save(figure, folder / "popularity_trade_off.png")
     told["notes"] = list(result.notes)
     if cold:
         from symcere.serving.cold import cold_start

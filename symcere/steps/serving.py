@@ -1,6 +1,7 @@
 """From a trained model to its use: recommendations, exports, the registry, scoring in batch."""
 
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ def export(run: str | Path, out: str | Path, k: int | None = None, progress: Pro
         "left_out_of_lists": "the user's items of training and validation",
         "experiment": experiment.to_dict(),
     }
-    with writing(out, mark="meta.json") as folder:
+    with writing(out, mark="meta.json", holds=("meta.json", "*.parquet")) as folder:
         folder.mkdir()
         if isinstance(scorer, FactorScorer):
             z_u, z_i = (_vectors(z) for z in (scorer.users, scorer.items))
@@ -191,6 +192,11 @@ def register(
         note = (found.path if found.path and found.path.is_dir() else Path(run).parent) / NOTE
         if note.is_file():
             found = tracking.find_run(json.loads(note.read_text())["run"])
+    if found.status not in ("", "FINISHED"):
+        raise UserError(
+            f"Run {found.name} ended before its end ({found.status.lower()}), and nobody has judged it: "
+            f"`symcere train --resume {found.name}` goes on with it."
+        )
     restored = restore(found.id or run, progress)
     corpus = restored.corpus
     facts = {
@@ -216,10 +222,10 @@ def _uses(model: str, alias: str) -> dict[str, str]:
     """How a registered model is taken into use."""
     from symcere import tracking
 
-    uri = f"models:/{model}@{alias}"
+    uri, store = f"models:/{model}@{alias}", shlex.quote(tracking.tracking_uri())
     return {
         "load": f"mlflow.pyfunc.load_model('{uri}')",
-        "serve": f"MLFLOW_TRACKING_URI={tracking.tracking_uri()} mlflow models serve -m {uri} --env-manager local",
+        "serve": f"MLFLOW_TRACKING_URI={store} mlflow models serve -m {uri} --env-manager local",
     }
 
 

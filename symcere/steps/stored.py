@@ -39,14 +39,20 @@ def ls() -> list[Stored]:
     ]
     if (home() / "embeddings" / "shards").is_dir():
         found.append(("embeddings", home() / "embeddings" / "shards"))
-    trained = {path.name: _corpus_of(path) for kind, path in found if kind == "runs"}
+    trained = {path.name: _note(path / NOTE) for kind, path in found if kind == "runs"}
+    searched = {path.name: _note(path / "plan.json").get("corpora", {}) for kind, path in found if kind == "sweeps"}
     listed = []
     for kind, path in found:
         used_by: list[str] = []
         if kind == "corpora":
             used_by = [f"embeddings/{p.name}" for k, p in found if k == "embeddings" and p.name == path.name]
+            used_by += [f"sweeps/{sweep}" for sweep, corpora in searched.items() if path.name in corpora]
         if kind in ("corpora", "embeddings"):
-            used_by += [f"runs/{run}" for run, corpus in trained.items() if corpus == path.name]
+            used_by += [
+                f"runs/{run}"
+                for run, note in trained.items()
+                if note.get("corpus") == path.name and (kind == "corpora" or note.get("reads_text", True))
+            ]
         listed.append(Stored(f"{kind}/{path.name}", _size(path), used_by, path))
     return listed
 
@@ -71,7 +77,10 @@ def rm(names: list[str], force: bool = False) -> dict[str, Any]:
         if left and not force:
             raise UserError(f"{one.name} is used by {', '.join(left)}. Remove those too, or use --force.")
     for one in chosen.values():
-        shutil.rmtree(one.path)
+        if one.path.is_symlink():  # to another disk; what lies there is not ours to remove
+            one.path.unlink()
+        else:
+            shutil.rmtree(one.path)
     return {"removed": list(chosen), "bytes": sum(one.size for one in chosen.values())}
 
 
@@ -79,9 +88,10 @@ def _size(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
-def _corpus_of(run: Path) -> str:
-    """The corpus of a run, from the small note beside its checkpoint."""
+def _note(path: Path) -> dict[str, Any]:
+    """What a small file beside a run or a sweep says of it; empty where there is none."""
     try:
-        return json.loads((run / NOTE).read_text())["corpus"]
-    except (OSError, ValueError, KeyError):
-        return ""
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

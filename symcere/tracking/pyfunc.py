@@ -63,7 +63,7 @@ def _missing(value: Any) -> bool:
     """None, NaN, or an empty list: nothing was said."""
     if hasattr(value, "__len__"):
         return len(value) == 0
-    return value is None or value != value
+    return value is None or value is pd.NA or value != value
 
 
 def _value(name: str, value: Any) -> Any:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+ACCURACY = ("ndcg", "recall", "precision", "hit_rate", "mrr", "map")
+"""Metrics of each user of which more is better."""
 CORPUS, DATASET, REASON = "symcere.corpus", "symcere.dataset", "symcere.promoted"
 ARTIFACT = "recommender"
 """Name of the service's folder inside the MLflow model."""
@@ -235,7 +237,7 @@ def card(
             *told,
             "",
             "## Limits",
-            f"- Users who were not trained on are ranked by {fallback}by items they liked, or by popularity, in this "
+            f"- Users who were not trained on are ranked by {fallback}items they liked, or by popularity, in this "
             "order; the answer says which.",
             "- New items are not known before the next training.",
             "- Accuracy was measured offline, on interactions that users chose to review.",
@@ -371,9 +373,10 @@ def _compared(challenger: Version, champion: Version, metric: str, uri: str | No
     for one in (challenger, champion):
         run = find_run(one.run_id, uri)
         values = _per_user(run)
-        if metric not in values:
-            known = nearest(metric, [m for m in values if m != "user"]) if values else "It was trained without a test."
-            raise UserError(f"Run {run.name} has no per-user '{metric}'. {known}")
+        if metric not in values or metric.partition("_at_")[0] not in ACCURACY:
+            accuracy = [m for m in values if m.partition("_at_")[0] in ACCURACY]
+            known = nearest(metric, accuracy) if values else "It was trained without a test."
+            raise UserError(f"Run {run.name} has no accuracy of each user called '{metric}'. {known}")
         columns.append(dict(zip(values["user"], values[metric], strict=True)))
     users = sorted(columns[0].keys() & columns[1].keys())
     if len(users) < 2:

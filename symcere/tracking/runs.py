@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import symcere
 from symcere.errors import Terminated, UserError, nearest
+from symcere.home import CHECKPOINT
 from symcere.tracking import process
 from symcere.tracking.store import client, experiment_id, mask, tracking_uri
 
@@ -380,7 +381,8 @@ def find_run(run: str | Path, uri: str | None = None) -> StoredRun:
     Raises:
         UserError: nothing has this name (the nearest are named), or several runs have it.
     """
-    if os.path.exists(run):
+    # A folder without one only happens to be called like a run.
+    if os.path.isfile(run) or os.path.isfile(os.path.join(run, CHECKPOINT)):
         path = Path(run).resolve()
         return StoredRun(id="", name=path.stem if path.is_file() else path.name, path=path)
     store = client(uri)

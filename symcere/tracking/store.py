@@ -39,7 +39,13 @@ def mask(text: str) -> str:
 
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, else the SQLite file of the home. Absolute, so that another process can use it."""
-    given = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if not given and set(str(home())) & set("%?"):
+        raise UserError(
+            f"The home {home()} has a '%' or '?' in its path, which the address of a database cannot carry: set "
+            "SYMCERE_HOME to another folder, or MLFLOW_TRACKING_URI to a store elsewhere."
+        )
+    given = given or f"sqlite:///{home() / 'mlflow.db'}"
     scheme, three, path = given.partition("sqlite:///")
     return f"{three}{Path(path).absolute()}" if not scheme and three and path != ":memory:" else given
 

@@ -104,7 +104,7 @@ space:
   model.layers: {int: [1, 2], when: {model.dim: 8}}
   model.dim: {choice: [8, 16], when: {model.layers: 1}}
 """
-    with pytest.raises(UserError, match="line 3: The conditions of .* wait for each other"):
+    with pytest.raises(UserError, match=r"line 3: The conditions of .* wait for each other"):
         load(write(tmp_path, text))
 
 

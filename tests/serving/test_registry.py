@@ -142,6 +142,8 @@ def test_rows_and_parameters_say_the_same(model):
     assert by_params.to_dict("records") == by_row.to_dict("records")
     rows = pd.DataFrame({"user_id": ["ann-003", "ann-003"], "candidates": [["thing-001", "thing-002"], []]})
     assert [len(items) for items in model.predict(rows, params={"exclude_seen": False})["items"]] == [2, 10]
+    rows = pd.DataFrame({"user_id": pd.array(["ann-003", pd.NA], dtype="string")})
+    assert model.predict(rows)["basis"].tolist() == ["known", "popularity"]
 
 
 def test_bad_input_is_refused_with_the_servers_code_for_it(model):
@@ -184,14 +186,18 @@ def test_a_challenger_is_promoted_only_if_the_test_says_better(registered, weak_
     assert told["promoted"] == bool(a.mean() > b.mean() and told["test"]["p"] < 0.05)
     assert told["promoted"], told
     assert "better than version 1" in tracking.client().get_model_version("race", "2").tags["symcere.promoted"]
+    steps.register(weak_run.name, "race")
+    for metric in ("user", "arp_at_10"):
+        with pytest.raises(UserError, match=f"no accuracy of each user called '{metric}'"):
+            steps.promote("race", metric=metric)
     # A worse one is kept out, unless somebody insists.
     steps.register(weak_run.name, "race")
     told = steps.promote("race")
     assert (told["promoted"], registry.version("race").version) == (False, 2)
     assert "worse than version 2" in told["why"]
     told = steps.promote("race", force=True)
-    assert (told["promoted"], registry.version("race").version) == (True, 3)
-    assert tracking.client().get_model_version("race", "3").tags["symcere.promoted"].startswith("yes: forced; worse")
+    assert (told["promoted"], registry.version("race").version) == (True, 4)
+    assert tracking.client().get_model_version("race", "4").tags["symcere.promoted"].startswith("yes: forced; worse")
 
 
 def test_models_of_different_corpora_are_not_compared(registered, stored_run):

@@ -48,6 +48,8 @@ def test_a_batch_is_answered_row_by_row(folder):
 def test_what_cannot_be_scored_is_said_before_anything_starts(folder, tmp_path):
     pq.write_table(pa.table(ROWS), tmp_path / "users.parquet")
     pq.write_table(pa.table({"customer": ["ann-000"]}), tmp_path / "other.parquet")
+    pq.write_table(pa.table({"liked_items": ["thing-001"]}), tmp_path / "one.parquet")
+    pq.write_table(pa.table({"user_id": [1], "review_text": [5]}), tmp_path / "number.parquet")
     (tmp_path / "text.parquet").write_text("user_id\nann-000\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
@@ -58,6 +60,8 @@ def test_what_cannot_be_scored_is_said_before_anything_starts(folder, tmp_path):
         ("users.parquet", "full", {}, "is there already"),
         ("users.parquet", "out", {"k": 19}, "choose 1 to 18"),
         ("users.parquet", "out", {"candidates": ["nothing"]}, "No item is left"),
+        ("one.parquet", "out", {}, "liked_items must be a list of item ids in each row, not string"),
+        ("number.parquet", "out", {}, "review_text must be text in each row, not int64"),
     ):
         with pytest.raises(UserError, match=words):
             steps.score(str(folder), tmp_path / source, tmp_path / out, **more)

@@ -175,6 +175,18 @@ def test_models_without_vectors_or_text_recommend_and_say_so(corpus, embeddings)
         assert words.basis == "popularity"
         assert "The text does not count: the model reads no text." in words.notes
         assert liked.basis == ("popularity" if changed.get("closed_form.kind") == "popularity" else "liked")
+    for changed, liked_counts in (
+        ({"model.features": "id", "model.layers": 0}, False),
+        ({"model.text_layers": 0}, False),
+        ({"model.text_layers": 0, "model.user_profile": "items"}, True),
+        ({"model.features": "both", "model.text_layers": 0, "model.layers": 1}, True),
+    ):
+        experiment = Experiment().replace({**settings, **changed})
+        service = Service.of(fit(corpus, embeddings, experiment), corpus, embeddings, "flat")
+        answers = service.recommend([Request(liked_items=(f"thing-{n:03}",), k=9) for n in (1, 4, 7)])
+        assert {a.basis for a in answers} == {"liked" if liked_counts else "popularity"}
+        assert (len({tuple(a.items) for a in answers}) > 1) == liked_counts
+        assert any("liked items do not count" in note for note in answers[0].notes) != liked_counts
     ease = Service.of(fit(corpus, None, Experiment().replace({"closed_form.kind": "ease"})), corpus, None, "ease")
     mine = tuple(corpus.item_ids.take(corpus.train[[9]].indices).to_pylist())
     known, liked = ease.recommend(

@@ -83,4 +83,7 @@ def test_export_replaces_an_export_and_nothing_else(stored_run, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with pytest.raises(UserError, match="mine is a folder that holds something else"):
         steps.export(stored_run.name, tmp_path / "mine", k=3)
+    (tmp_path / "mine" / "meta.json").write_text("{}")  # of their own
+    with pytest.raises(UserError, match="mine is a folder that holds something else"):
+        steps.export(stored_run.name, tmp_path / "mine", k=3)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"

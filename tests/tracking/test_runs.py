@@ -348,6 +348,20 @@ def test_a_checkpoint_is_found_by_path(tmp_path):
     file.touch()
     found = tracking.find_run(str(file))
     assert (found.id, found.name, found.path) == ("", "best", file)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").touch()
+    assert tracking.find_run(tmp_path / "run").path == tmp_path / "run"
+
+
+def test_a_folder_called_like_a_run_is_no_run(uri, tmp_path, monkeypatch):
+    """As that of its export."""
+    with tracking.start_run("hotels", "hotels", uri=uri) as run:
+        pass
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / run.name).mkdir()
+    assert tracking.find_run(run.name, uri).id == run.run_id
+    with pytest.raises(UserError, match="There is no run '\\.'"):
+        tracking.find_run(".", uri)
 
 
 def test_an_unknown_run_names_the_nearest(uri):

@@ -32,6 +32,26 @@ def test_a_server_that_does_not_answer_is_named_at_once():
         tracking.client("http://ann:secret@127.0.0.1:9")
 
 
+@pytest.mark.parametrize("name", ["a%20b", "what?"])
+def test_a_home_that_no_address_can_carry_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("SYMCERE_HOME", str(tmp_path / name))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"has a '%' or '\?' in its path.*SYMCERE_HOME"):
+        tracking.client()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_with_spaces_and_letters_of_all_kinds(tmp_path, monkeypatch):
+    name = "h \u00fc #1"
+    monkeypatch.setenv("SYMCERE_HOME", str(tmp_path / name))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with tracking.start_run("e", "run") as run:
+        run.log_text("x", "file.txt")
+    assert tracking.find_run(run.name).artifact("file.txt").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["artifacts", "mlflow.db"]
+
+
 def test_a_relative_database_is_the_same_for_every_process(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for given, found in (

@@ -13,7 +13,7 @@ from symcere.errors import UserError
 def train(args: Namespace) -> Any:
     from symcere import steps
     from symcere.config import Experiment
-    from symcere.config.baselines import named
+    from symcere.steps.runs import method_of
 
     settings = settings_of(args, "data")
     dataset = (args.dataset or "") if args.resume and not args.config else dataset_of(args)
@@ -22,7 +22,7 @@ def train(args: Namespace) -> Any:
     experiment = Experiment.load(args.config) if args.config else None
     method = args.baseline
     if experiment is not None:
-        method = named(experiment) or "-".join(Path(args.config).stem.split())
+        method = method_of(Path(args.config), experiment)
     with console.progress("train") as progress:
         return steps.train(
             dataset,
