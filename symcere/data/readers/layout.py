@@ -31,9 +31,8 @@ class Layout:
     def completed(self, keys: Collection[str], other: "Layout") -> "Layout":
         """This layout with the keys of another for the roles whose own are not among ``keys``: a file may have been
         made from a source's, with other names for some columns."""
-        return replace(
-            self, **{r: getattr(other, r) for r in ROLES if getattr(other, r) and not self.complete(keys, (r,))}
-        )
+        absent = [role for role in ROLES if not self.complete(keys, (role,))]
+        return self.named({role: key for role in absent if (key := getattr(other, role))})
 
     def named(self, columns: Mapping[str, str]) -> "Layout":
         """This layout with some of its keys replaced: ``{"text": "summary"}``."""
