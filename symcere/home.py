@@ -60,7 +60,7 @@ def writing(path: Path, mark: str = "manifest.json", holds: Sequence[str] = ("*"
     """
     path = Path(path).absolute()
     if path.is_dir():
-        names = [entry.name for entry in path.iterdir()]
+        names = [entry.name for entry in path.iterdir() if entry.name != ".DS_Store"]
         other = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in holds)]
         if Path.cwd().is_relative_to(path) or other or (names and mark not in names):
             raise UserError(f"{path} is a folder that holds something else: name a new one, or one that is empty.")

@@ -212,8 +212,8 @@ class Space:
         while left:
             ready = [p for p in left if not any(_asked(p) & _decided(q) for q in left if q is not p)]
             if not ready:
-                told = " and ".join(f"'{p.name}'" for p in left[:2])
-                raise Misplaced(f"The conditions of {told} wait for each other.", (*left[0].place, "when"))
+                told = ", ".join(f"'{p.name}'" for p in left)
+                raise Misplaced(f"Conditions wait for each other in a circle, among {told}.", (*left[0].place, "when"))
             found.append(ready[0])
             left.remove(ready[0])
         return Space(tuple(found))
@@ -221,6 +221,16 @@ class Space:
     def decides(self) -> frozenset[str]:
         """Names of choices and settings that depend on what is chosen."""
         return frozenset().union(*map(_decided, self.parameters))
+
+    def possible(self, base: Mapping[str, Any]) -> set[str]:
+        """Names of the parameters at every depth that exist beside some choice, around an experiment, flat."""
+        found: set[str] = set()
+        decided: set[str] = set()
+        for parameter in self.ordered().parameters:
+            if all(name in decided or base.get(name) in allowed for name, allowed in parameter.when.items()):
+                decided |= _decided(parameter)
+                found |= {parameter.name, *(p.name for option in parameter.options for p in option.below.everything())}
+        return found
 
     def everything(self) -> Iterator[Parameter]:
         """Parameters at every depth."""

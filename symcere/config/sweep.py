@@ -165,16 +165,19 @@ class Search:
                 continue
         return list(found.values())
 
-    def experiments(self) -> Iterator[Experiment]:
-        """Its base, and combinations of the choices with the ends of every range."""
-        yield self.base
+    @functools.cached_property
+    def experiments(self) -> list[Experiment]:
+        """Its base, and combinations of the choices with the ends of every range; seconds, in a wide space."""
+        found = [self.base]
         for settings, _ in self._sample():
             with contextlib.suppress(UserError):
-                yield self.experiment(settings)
+                found.append(self.experiment(settings))
+        return found
 
+    @functools.cached_property
     def texts(self) -> list[Text]:
         """The encoders that any of its experiments needs, each combination once."""
-        return list(dict.fromkeys(experiment.text for experiment in self.experiments() if experiment.needs_text))
+        return list(dict.fromkeys(experiment.text for experiment in self.experiments if experiment.needs_text))
 
     def check(self) -> None:
         """Tries combinations of the choices, with the ends of every range.
@@ -357,12 +360,11 @@ def _point(space: Space, base: Experiment, point: Mapping[str, Any], place: Plac
 
     space.draw(base.flat(), choose)
     names = {p.name for p in space.everything()}
-    top = {p.name: p for p in space.parameters}
     for name in point:
         if name not in names and name not in used:
             raise Misplaced(f"The space has no parameter '{name}'. {nearest(name, names)}", (*place, name))
-        # A method whose own settings leave a shared parameter out has the rest of a shared point.
-        if name not in used and (name not in top or set(top[name].when) & space.decides()):
+        # A method whose own settings leave a shared parameter out for good has the rest of a shared point.
+        if name not in used and name in space.possible(base.flat()):
             raise Misplaced(
                 f"'{name}' does not exist beside the other values of this point: it lacks those that '{name}' needs.",
                 (*place, name),

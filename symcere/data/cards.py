@@ -57,6 +57,7 @@ class Card:
         if again := next((name for name in names if names.count(name) > 1), ""):
             raise ValueError(f"urls: two files are called {again}, and would be stored in one place.")
         if self.format != "synthetic":
+            object.__setattr__(self, "columns", {k: "" if v is None else v for k, v in self.columns.items()})
             for role, column in self.columns.items():
                 if not isinstance(column, str):
                     raise ValueError(f"columns: the column of the {role} is a name, not {column!r}; put it in quotes.")

@@ -22,9 +22,9 @@ _BLOCK = (
 )
 # Only names that HTML knows: "<3", "<grin>" and "a < b and c > d" are words of the reviewer.
 _DROPPED = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
-_ATTRIBUTES = r"(?:\s+[\w:-]+\s*=[^<>]*)?\s*/?"  # "<i think it is great>" has none
-_INLINE_TAG = re.compile(rf"</?(?:{_INLINE}){_ATTRIBUTES}>", re.IGNORECASE)
-_BLOCK_TAG = re.compile(rf"</?(?:{_BLOCK}){_ATTRIBUTES}>", re.IGNORECASE)
+# Some of the former are words, too: "<i think it is great>" is no tag, having no attribute.
+_INLINE_TAG = re.compile(rf"</?(?:{_INLINE})(?:\s+[\w:-]+\s*=[^<>]*|\s*/?\s*)>", re.IGNORECASE)
+_BLOCK_TAG = re.compile(rf"</?(?:{_BLOCK})(?:\s[^<>]*)?/?>", re.IGNORECASE)
 # The call behind TripAdvisor's "more" link, scraped together with the text.
 _SCRIPT_CALL = re.compile(r"\bshowReview\(\s*\d+\s*,\s*'\w*'\s*\)\s*;?")
 _SPACES = re.compile(f"[{_SPACE}]+")

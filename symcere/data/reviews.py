@@ -44,6 +44,9 @@ LOSSES = {
 }
 """What each loss in :attr:`Reviews.counts` means. ``rows`` = ``kept`` + the first five."""
 
+NULLS = ("", r"\N")
+"""Texts that say nothing; the second is how MySQL and Hive export it."""
+
 DROPPED = ("bad_json", "bad_row", "truncated", "no_user", "no_item")
 
 
@@ -126,7 +129,7 @@ class Reviews:
         for source in self.sources:
             begun = self.bytes_read
             # Beside the reviews an archive holds other tables, some of which look much like reviews (Yelp's tips).
-            # Ratings tell them apart; where no table has any, one without is taken.
+            # Ratings tell them apart; where no table has any, one without is taken, and those of the same columns.
             for must in (("user", "item", "rating", "text"), ("user", "item", "text")):
                 self.bytes_read = begun
                 found, skipped, faults = yield from self._of_source(source, must)
@@ -145,6 +148,7 @@ class Reviews:
         """
         skipped: list[str] = []
         found: str | None = None
+        columns: set[str] = set()
         several = source.is_dir()
         faults: list[str] = []
         for member in opening.members(source, self._progress):
@@ -152,12 +156,14 @@ class Reviews:
             faults = member.stream.faults
             counts, first = self.counts.copy(), dict(self._first)
             layout, blocks, keys = self._recognise(member, must if several else (), found)
+            if several and "rating" not in must and found and set(keys) != columns:
+                layout = None
             if layout is None:
                 self.counts, self._first = counts, first  # what is no review is no lost one
                 skipped.append(member.name + (f" (columns: {_listed(keys)})" if keys else ""))
                 continue
             if found is None:
-                found = layout.name
+                found, columns = layout.name, set(keys)
                 self._say_format(member.name, layout)
             for block in blocks:
                 yield layout.pick(block)
@@ -296,8 +302,10 @@ class Reviews:
             bad_rating=bad_ratings,
             bad_time=bad_times,
         )
+        text = _strings(texts).fill_null("")
+        text = pc.if_else(pc.equal(text, NULLS[1]), "", text)
         batch = pa.RecordBatch.from_arrays(
-            [user.fill_null(""), item.fill_null(""), rating, time, _strings(texts).fill_null(""), row], schema=SCHEMA
+            [user.fill_null(""), item.fill_null(""), rating, time, text, row], schema=SCHEMA
         )
         gone = no_user | no_item
         if gone.any():
@@ -308,7 +316,7 @@ class Reviews:
     def _times(self, values: list[Any]) -> tuple[pa.Array, int]:
         """Times as unix seconds, null where there is none, and how many were there but could not be read.
 
-        Whether 3/4/2020 is in March or April, the first date that tells it tells for all.
+        Whether 3/4/2020 is in March or April, the first block of rows whose dates tell it tells for all.
         """
         try:
             times = pa.array(values, pa.int64())
@@ -330,7 +338,7 @@ class Reviews:
             if (told := day_first(columns[ROLES.index("time")])) is not None:
                 return told
         self.notes.append(
-            "Dates like 3/4/2020 were read as month/day/year: none of them tells that the day stands first."
+            "Dates like 3/4/2020 were read as month/day/year: they do not tell, or not all alike, which stands first."
         )
         return False
 
@@ -373,7 +381,7 @@ def as_text(value: Any) -> str | None:
 
 
 def _blank(ids: pa.Array) -> np.ndarray:
-    nobody = pc.is_in(ids, pa.array(["", "\\N"]))  # the second is how MySQL and Hive export a null
+    nobody = pc.is_in(ids, pa.array(NULLS))
     return pc.fill_null(pc.or_(nobody, pc.is_null(ids)), True).to_numpy(zero_copy_only=False)
 
 
@@ -390,7 +398,7 @@ def _ratings(values: list[Any]) -> tuple[pa.Array, int]:
 
 
 def _absent(value: Any) -> bool:
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    return value is None or value != value or (isinstance(value, str) and value.strip() in NULLS)
 
 
 def number(value: Any) -> float:

@@ -223,12 +223,15 @@ def _look(source: Path) -> dict[Path, int]:
         names = schema.names
         if not set(names) & set(COLUMNS):
             raise UserError(f"{file} has none of the columns {', '.join(COLUMNS)}; it has {', '.join(names[:8])}.")
+        of = pa.types
         for name, fits, must in (
-            ("review_text", (pa.types.is_string, pa.types.is_large_string, pa.types.is_null), "text"),
-            ("liked_items", (pa.types.is_list, pa.types.is_large_list, pa.types.is_null), "a list of item ids"),
+            ("review_text", (of.is_string, of.is_large_string), "text"),
+            ("liked_items", (of.is_list, of.is_large_list, of.is_fixed_size_list), "a list of item ids"),
         ):
-            if name in names and not any(fit(schema.field(name).type) for fit in fits):
-                raise UserError(f"{file}: {name} must be {must} in each row, not {schema.field(name).type}.")
+            kind = schema.field(name).type if name in names else pa.null()
+            plain = kind.value_type if of.is_dictionary(kind) else kind
+            if not any(fit(plain) for fit in (*fits, of.is_null)):
+                raise UserError(f"{file}: {name} must be {must} in each row, not {kind}.")
         sizes[file] = found.num_rows
     if not sizes:
         raise UserError(f"There is no Parquet file in {source}.")

@@ -227,12 +227,13 @@ class Study:
             return None
         found: dict[str, dict[str, Any]] = {}
 
-        def values_of(parameter: Parameter) -> list[Any]:
-            return parameter.labels or list(range(int(parameter.low), int(parameter.high) + 1))
+        def values_of(parameter: Parameter) -> Sequence[Any]:
+            return parameter.labels or range(int(parameter.low), int(parameter.high) + 1)
 
-        for number, (settings, values) in enumerate(self.search.space.points(self.search.flat, values_of)):
-            if number >= FINITE:
-                return None
+        points = list(itertools.islice(self.search.space.points(self.search.flat, values_of), FINITE + 1))
+        if len(points) > FINITE:
+            return None
+        for settings, values in points:
             with contextlib.suppress(UserError, ValueError):
                 found.setdefault(same_model(self.search.experiment(settings)), values)
         return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import ipaddress
 import logging
 import os
 import re
@@ -67,7 +68,7 @@ FORWARDED = ("MLFLOW_TRACKING_URI",)
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
-_SECRET_NAME = re.compile(r"token(_|$)|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"token(?!iz)|secret|passw|credential|api_?key|access_?key", re.IGNORECASE)
 _SWITCH = re.compile(r"|\d|true|false|yes|no|on|off", re.IGNORECASE)
 
 
@@ -206,7 +207,8 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     found = {k: v for k, v in found.items() if not v.startswith(("sqlite:", "file:")) and not _loopback(v)}
     found |= given
     for name, value in found.items():
-        if (_SECRET_NAME.search(name) and not _SWITCH.fullmatch(value)) or mask(value) != value:
+        switch = "token" in name.lower() and _SWITCH.fullmatch(value)  # HF_HUB_DISABLE_IMPLICIT_TOKEN
+        if (_SECRET_NAME.search(name) and not switch) or mask(value) != value:
             raise UserError(
                 f"{name} holds a credential, and Ray shows a job's environment to everybody who sees its dashboard. "
                 "Set it on the nodes instead (MLflow reads ~/.mlflow/credentials, Hugging Face ~/.cache/huggingface/"
@@ -218,7 +220,9 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 def _loopback(address: str) -> bool:
     """Whether an address is this machine's own (a tunnel, perhaps): on another one it means that one."""
     host = urlsplit(address).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _commit() -> dict[str, str]:

@@ -164,7 +164,9 @@ def _sweep(name: str, experiment: str, runs: list[SweepRun]) -> Sweep:
     if old:
         told = ", ".join(sorted({f"{r.method} on {r.dataset}" for r in old}))
         notes.append(f"{len(old)} final models have a setting that a better one has replaced ({told}); left out.")
-    judged = [r for r in judged if r not in old]
+    replaced = {r.id for r in old}
+    finals = [r for r in finals if r.id not in replaced]
+    judged = [r for r in judged if r.id not in replaced]
     latest = {(r.dataset, r.method, r.seed): r for r in judged}
     if len(latest) < len(judged):
         notes.append(

@@ -276,7 +276,7 @@ class Service:
         if liked and (self.newcomers.uses_items if self.newcomers else isinstance(self.scorer, ItemToItem)):
             return _Ground("liked", -1, liked, notes)
         if liked:
-            notes.append("The liked items do not count: the model knows its users alone, or their words.")
+            notes.append("The liked items do not count: the model has no use for them.")
         return _Ground("popularity", -1, liked, notes)
 
     def _allowed(

@@ -166,7 +166,7 @@ def _cost(
 ) -> tuple[dict[str, Any], list[str]]:
     """One line of the plan, and what is missing for it."""
     experiment = search.base.replace({"data": corpus.settings})
-    stored = {text: _stored(corpus, text) for text in search.texts()}
+    stored = {text: _stored(corpus, text) for text in search.texts}
     missing = [
         f"Embeddings of '{corpus.name}' with {names}: made at the start, or before by "
         f"`symcere embed {corpus.name} --text.encoders {names}`."
@@ -177,7 +177,7 @@ def _cost(
     width = max((e.width for e in stored.values() if e is not None), default=256)
     row: dict[str, Any] = {"data set": corpus.name, "method": search.method, "trials": search.trials}
     row["final models"] = min(seeds, 1) if experiment.closed_form.kind != "none" else seeds
-    memory = memory_of(corpus, experiment, width)
+    memory = max(memory_of(corpus, one, width) for one in search.experiments)
     disk = 1.2 * 4 * 4 * (corpus.num_users + corpus.num_items) * experiment.model.dim
     embeddings = stored.get(experiment.text)
     if experiment.needs_text and embeddings is None:

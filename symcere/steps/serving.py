@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from symcere.errors import UserError
-from symcere.home import home, writing
+from symcere.home import CHECKPOINT, home, writing
 from symcere.steps.corpora import Progress
 from symcere.steps.runs import NOTE, Restored, restore
 
@@ -192,10 +192,13 @@ def register(
         note = (found.path if found.path and found.path.is_dir() else Path(run).parent) / NOTE
         if note.is_file():
             found = tracking.find_run(json.loads(note.read_text())["run"])
+    if found.status in ("RUNNING", "SCHEDULED"):
+        raise UserError(f"Run {found.name} is still running: wait for its end.")
     if found.status not in ("", "FINISHED"):
+        kept = (home() / "runs" / found.name / CHECKPOINT).exists()
+        then = f"`symcere train --resume {found.name}` goes on with it" if kept else "train it again"
         raise UserError(
-            f"Run {found.name} ended before its end ({found.status.lower()}), and nobody has judged it: "
-            f"`symcere train --resume {found.name}` goes on with it."
+            f"Run {found.name} did not come to its end ({found.status.lower()}), and was not judged: {then}."
         )
     restored = restore(found.id or run, progress)
     corpus = restored.corpus

@@ -253,14 +253,14 @@ def _ready(declared: Declared, progress: Progress) -> list[Ready]:
     if len({corpus.name for corpus in found}) < len(found):
         raise UserError("Two names among `datasets` are one and the same data set.")
     ready = []
+    texts = dict.fromkeys(text for search in declared.searches for text in search.texts)
     for corpus in found:
-        searches = _on(corpus, declared.searches)
         embeddings = {}
-        for text in dict.fromkeys(text for search in searches for text in search.texts()):
+        for text in texts:
             made = embeddings_of(corpus, replace(Experiment(), text=text), progress)
             assert made is not None
             embeddings[text] = made.path
-        ready.append(Ready(corpus, embeddings, searches))
+        ready.append(Ready(corpus, embeddings, _on(corpus, declared.searches)))
     return ready
 
 
@@ -282,7 +282,13 @@ def _studies(
     studies: list[Study] = []
     memory: dict[str, float] = {}
     for one in ready:
-        needed = max(memory_of(one.corpus, e, _width(one, s)) for s in one.searches for e in s.experiments())
+        # By the searches as declared, whose experiments are known by now; the data's own part changes nothing here.
+        needed = max(
+            memory_of(one.corpus, experiment, width)
+            for search in declared.searches
+            for width in [_width(one, search)]
+            for experiment in search.experiments
+        )
         gpu = gpu_share(sweep.resources.gpu, needed, resources)
         wanted = needed if sweep.resources.memory == "auto" else float(sweep.resources.memory) * 1e9
         # More than a node has would wait for ever; the estimate is no reason not to try.
@@ -387,7 +393,7 @@ def _width(one: Ready, search: Search) -> int:
     """Columns of the widest embeddings that a method's trials read."""
     from symcere.text import Embeddings
 
-    return max((Embeddings.open(one.embeddings[t], one.corpus).width for t in search.texts()), default=0)
+    return max((Embeddings.open(one.embeddings[t], one.corpus).width for t in search.texts), default=0)
 
 
 class _Lock:

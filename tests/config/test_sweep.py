@@ -104,7 +104,9 @@ space:
   model.layers: {int: [1, 2], when: {model.dim: 8}}
   model.dim: {choice: [8, 16], when: {model.layers: 1}}
 """
-    with pytest.raises(UserError, match=r"line 3: The conditions of .* wait for each other"):
+    with pytest.raises(
+        UserError, match=r"line 3: Conditions wait for each other in a circle, among .model.layers., .model.dim."
+    ):
         load(write(tmp_path, text))
 
 
@@ -121,7 +123,8 @@ space:
     with pytest.raises(UserError, match=r"line 4: 'model\.fusion_weight' does not exist beside the other values"):
         load(write(tmp_path, text))
     whole = text.replace("{model.fusion_weight: 1.5,", "{model.features: both, model.fusion_weight: 1.5,")
-    symcere, popularity = load(write(tmp_path, whole.replace("popularity: {}", "lightgcn: {}"))).searches
+    symcere, popularity = load(write(tmp_path, whole)).searches
+    assert popularity.points == [{}]
     assert symcere.points[1] == {"train.lr": 0.01, "model.features": "both", "model.fusion_weight": 1.5}
     only = text.replace("model.fusion_weight: 1.5, ", "")
     _, popularity = load(write(tmp_path, only)).searches  # a closed form has no learning rate, whatever the point says
@@ -148,6 +151,21 @@ sampler: {kind: grid}
     (search,) = load(write(tmp_path, text)).searches
     assert search.trials == 3  # candidates mean nothing to bpr
     assert [tuple(p.values()) for p in search.points] == [("bpr", "all"), ("softmax", "all"), ("softmax", "batch")]
+
+
+def test_combinations_are_made_once(tmp_path, monkeypatch):
+    """A wide space has thousands, which data sets and studies all ask for."""
+    from symcere.config.sweep import Search
+
+    search, _ = load(write(tmp_path, GOOD)).searches
+    made = []
+    experiment = Search.experiment
+    monkeypatch.setattr(
+        Search, "experiment", lambda self, settings: made.append(settings) or experiment(self, settings)
+    )
+    for _ in range(3):
+        assert search.texts == [Experiment().text]
+        assert len(search.experiments) == len(made) + 1 > 8
 
 
 def test_the_published_setting_comes_first_and_a_point_of_the_file_next(tmp_path):

@@ -311,7 +311,8 @@ def test_parquet_of_old_writers_and_dates_that_mean_never(tmp_path):
         "user": pa.array([b"ann", "bo\u00eb".encode(), b"cy"], pa.binary()),
         "item": ["x", "y", "z"],
         "text": pa.array([b"fine", b"good", None], pa.large_binary()),
-        "photo": pa.array([b"\xff", b"\xfe", b"a"], pa.binary()),
+        "photo": pa.array([b"\xff\0", b"\xfe", b"a"], pa.binary()),
+        "said": pa.array([b"fine", b"tr\xe8s bon", None], pa.binary()),
         "timestamp": pa.array([s * 10**6 for s in never], pa.timestamp("us", "Europe/Berlin")),
         "day": pa.array([s // 86400 for s in never], pa.date32()),
     }
@@ -322,6 +323,9 @@ def test_parquet_of_old_writers_and_dates_that_mean_never(tmp_path):
     found, _ = rows(tmp_path / "a.parquet", columns={"time": "day", "text": "photo"})
     assert [(row["time"], row["text"]) for row in found] == [(None, ""), (None, ""), (1577836800, "")]
     assert not reviews.counts["bad_time"]
+    found, reviews = rows(tmp_path / "a.parquet", columns={"text": "said"})
+    assert [row["text"] for row in found] == ["fine", "tr\u00e8s bon", ""]
+    assert reviews.counts["encoding"] == 1
 
 
 def test_a_source_with_other_names_for_some_columns(tmp_path):
@@ -337,7 +341,8 @@ def test_a_source_with_other_names_for_some_columns(tmp_path):
 
 
 def test_the_first_of_two_columns_with_one_name(tmp_path):
-    (tmp_path / "a.csv").write_text("user,item,text,text\nann,x,good,other\n")
+    (tmp_path / "a.csv").write_text("user,item,text,text,text\nann,x,good,other,third\n")
+    assert rows(tmp_path / "a.csv", columns={"text": "text (3)"})[0][0]["text"] == "third"
     assert rows(tmp_path / "a.csv")[0][0]["text"] == "good"
     assert rows(tmp_path / "a.csv", columns={"text": "text (2)"})[0][0]["text"] == "other"
 
@@ -364,6 +369,14 @@ def test_a_quote_that_is_never_closed_counts_what_it_swallowed(tmp_path):
     assert (reviews.counts["rows"], reviews.counts["bad_row"]) == (54, 52)
 
 
+def test_a_wrong_row_of_many_lines_is_one_row(tmp_path):
+    good = '"one, with\nmany\nlines, in\nit"'
+    (tmp_path / "a.csv").write_text(f"user,item,text\nu,i,{good},more\nv,j,fine\nw,k,{good[:-4]}")
+    found, reviews = rows(tmp_path / "a.csv")
+    assert [row["user"] for row in found] == ["v"]
+    assert [reviews.counts[kind] for kind in ("rows", "bad_row", "truncated")] == [3, 1, 1]
+
+
 def test_an_archive_whose_only_table_has_no_ratings(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("data/ABOUT.txt", "one: two, three\nfour, five: six\nseven\n")
@@ -372,6 +385,11 @@ def test_an_archive_whose_only_table_has_no_ratings(tmp_path):
     assert (row["user"], row["text"]) == ("ann", "good")
     assert reviews.counts["rows"] == 1  # the lines of the other file are no lost reviews
     assert any("ABOUT.txt" in note and "left out" in note for note in reviews.notes)
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("data/tips.csv", "user,item,text,likes\nann,x,tip,3\n")
+        archive.writestr("data/more.csv", "user,item,text\nbob,x,fine\n")
+    found, _ = rows(tmp_path / "a.zip")
+    assert [row["user"] for row in found] == ["ann", "bob"]  # other columns are another table
 
 
 def test_columns_named_over_a_known_source_and_into_nested_records(tmp_path):

@@ -438,9 +438,11 @@ def test_lines_that_end_with_a_comma_are_objects(tmp_path):
 
 
 def test_a_null_of_a_database_is_nobody(tmp_path):
-    found, reviews = rows(write(tmp_path, "user,item,text\n\\N,a,good\nann,\\N,bad\nann,a,fine\n", "a.csv"))
-    assert [(row["user"], row["item"], row["text"]) for row in found] == [("ann", "a", "fine")]
-    assert (reviews.counts["no_user"], reviews.counts["no_item"]) == (1, 1)
+    found, reviews = rows(
+        write(tmp_path, "user,item,text,rating,date\n\\N,a,b,1,1\nann,\\N,b,1,1\nann,a,\\N,\\N,\\N\n", "a.csv")
+    )
+    assert [(row["user"], row["item"], row["text"], row["time"]) for row in found] == [("ann", "a", "", None)]
+    assert [reviews.counts[kind] for kind in ("no_user", "no_item", "bad_rating", "bad_time")] == [1, 1, 0, 0]
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):

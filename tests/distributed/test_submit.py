@@ -151,9 +151,11 @@ def test_credentials_do_not_travel(monkeypatch, tree):
         "MLFLOW_TRACKING_URI": "http://mlflow.example:5000",
         "A": "1",
     }
-    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "OPENAI_API_KEY"):
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "OPENAI_API_KEY", "GITHUB_TOKENS"):
         with pytest.raises(UserError, match=f"{name} holds a credential"):
             environment({name: "x"})
+    with pytest.raises(UserError, match="DB_PASSWORD holds a credential"):
+        environment({"DB_PASSWORD": "7"})
     with pytest.raises(UserError, match=r"'s3://\*\*\*@bucket' holds a credential") as caught:
         submit(["train", "x", "--storage", "s3://key:hunter2@bucket"], "http://127.0.0.1:1", folder=tree)
     assert "hunter2" not in str(caught.value)

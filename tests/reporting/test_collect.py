@@ -112,6 +112,7 @@ def test_final_models_of_a_setting_that_was_replaced_do_not_count(home):
     _final(1, test=0.4, trial="d/m/0007")
     sweep = collect("s")
     assert [(r.seed, r.metrics["test_ndcg_at_10"]) for r in sweep.finals] == [(1, 0.4)]
+    assert sweep.unfinished == ()
     assert sweep.notes[0].startswith("3 final models have a setting that a better one has replaced (m on d)")
 
 

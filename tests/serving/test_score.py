@@ -48,11 +48,16 @@ def test_a_batch_is_answered_row_by_row(folder):
 def test_what_cannot_be_scored_is_said_before_anything_starts(folder, tmp_path):
     pq.write_table(pa.table(ROWS), tmp_path / "users.parquet")
     pq.write_table(pa.table({"customer": ["ann-000"]}), tmp_path / "other.parquet")
-    pq.write_table(pa.table({"liked_items": ["thing-001"]}), tmp_path / "one.parquet")
-    pq.write_table(pa.table({"user_id": [1], "review_text": [5]}), tmp_path / "number.parquet")
-    (tmp_path / "text.parquet").write_text("user_id\nann-000\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
+    pq.write_table(pa.table({"liked_items": ["thing-001"]}), tmp_path / "one.parquet")
+    pq.write_table(pa.table({"user_id": [1], "review_text": [5]}), tmp_path / "number.parquet")
+    category = pa.array(["a word", None]).dictionary_encode()
+    pair = pa.array([["thing-001"], None], pa.list_(pa.string(), 1))
+    pq.write_table(pa.table({"review_text": category, "liked_items": pair}), tmp_path / "fine.parquet")
+    with pytest.raises(UserError, match="is there already"):  # the columns are
+        steps.score(str(folder), tmp_path / "fine.parquet", tmp_path / "full")
+    (tmp_path / "text.parquet").write_text("user_id\nann-000\n")
     for source, out, more, words in (
         ("nowhere.parquet", "out", {}, "There is no file or folder"),
         ("other.parquet", "out", {}, "none of the columns user_id, review_text, liked_items; it has customer"),

@@ -24,7 +24,7 @@ def carrier(member: Member, lost: Lost) -> Iterator[list[dict[str, Any]]] | None
     if head.startswith(b"PAR1"):
         if member.path is None:
             raise UserError(f"{member.name} is Parquet inside an archive. Unpack the archive, and give its files.")
-        return table.parquet(member.path)
+        return table.parquet(member.path, lost)
     if b"\0" in head[:4096]:
         return None
     if lara.recognises(head):

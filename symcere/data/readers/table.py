@@ -43,7 +43,7 @@ def delimited(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     block: list[dict[str, Any]] = []
     while True:
         before = lines.number
-        lines.quotes = 0
+        lines.quotes, lines.since = 0, []
         try:
             row = next(rows)
         except StopIteration:
@@ -56,9 +56,12 @@ def delimited(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
             continue
         cut = lines.ended and ((quotes and lines.quotes % 2) or stream.faults)
         if len(row) != len(header) or cut:
-            for line in range(before + 1, lines.number):  # a quote that was left open swallowed rows, too
-                lost("bad_row", line)
-            lost("truncated" if cut or lines.ended else "bad_row", lines.number)
+            ended = cut or lines.ended
+            lost("truncated" if ended else "bad_row", before + 1)
+            if not ended and lines.number > before + 1:  # a quote that was left open swallows rows
+                for number, text in enumerate(lines.since[1:], before + 2):
+                    if len(next(csv.reader([text], delimiter=between), [])) == len(header):
+                        lost("bad_row", number)
             continue
         block.append({name: value or None for name, value in zip(header, row, strict=True)})
         if len(block) >= ROWS:
@@ -80,10 +83,9 @@ def _header(rows: Iterator[list[str]]) -> list[str]:
             f"The first line of the table cannot be read ({error}): it should name the columns. Is it CSV with the "
             "line ends of today's systems (LF or CRLF)?"
         ) from None
-    names: list[str] = []
-    for name in map(str.strip, first):
-        names.append(name if name not in names else f"{name} ({names.count(name) + 1})")
-    return names
+    names = [name.strip() for name in first]
+    again = [names[: n + 1].count(name) for n, name in enumerate(names)]
+    return [name if n == 1 else f"{name} ({n})" for name, n in zip(names, again, strict=True)]
 
 
 class _Lines:
@@ -92,11 +94,13 @@ class _Lines:
     Attributes:
         number: of the last line handed on, from 1.
         quotes: quote characters seen since it was last set to 0.
+        since: the lines handed on since it was last emptied.
         ended: whether the last line handed on had no newline.
     """
 
     def __init__(self, stream: Stream, lost: Lost):
         self.number = self.quotes = 0
+        self.since: list[str] = []
         self.ended = False
         self._lines = self._read(stream, lost)
 
@@ -115,6 +119,7 @@ class _Lines:
                     lost("encoding", self.number)
                 self.quotes += line.count(b'"')
                 self.ended = is_open
+                self.since.append(text)
                 yield text + "\n"
         self.ended = True  # asked for more after the last line: inside a quoted field
 
@@ -129,7 +134,7 @@ def _quotes(head: bytes) -> bool:
     return len(set(widths)) <= 1
 
 
-def parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
+def parquet(path: Path, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     """Blocks of rows; columns that cannot hold what a review is made of (vectors, maps, bytes) are left out. Times
     are in seconds, None where no calendar reaches (the year 9999 for "never").
 
@@ -143,10 +148,12 @@ def parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
         with pq.ParquetFile(path) as file:
             readable = [field.name for field in file.schema_arrow if _readable(field.type)]
             yield []
+            row = 0
             for batch in file.iter_batches(batch_size=ROWS, columns=readable):
                 for n, (field, values) in enumerate(zip(batch.schema, batch.columns, strict=True)):
-                    if (plain := _plain(values)) is not values:
+                    if (plain := _plain(values, row, lost)) is not values:
                         batch = batch.set_column(n, field.name, plain)
+                row += len(batch)
                 yield batch.to_pylist()
     except (pa.ArrowInvalid, OSError, OverflowError) as error:
         raise UserError(
@@ -154,8 +161,12 @@ def parquet(path: Path) -> Iterator[list[dict[str, Any]]]:
         ) from None
 
 
-def _plain(values: Any) -> Any:
-    """A column as a review needs it: times in seconds, bytes as text (so did old writers keep it) or nothing."""
+def _plain(values: Any, row: int, lost: Lost) -> Any:
+    """A column as a review needs it: times in seconds, bytes as text (so did old writers keep it) or nothing.
+
+    Args:
+        row: of the first value, for what is told to ``lost``.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -167,7 +178,14 @@ def _plain(values: Any) -> Any:
         try:
             return values.cast(pa.string())
         except pa.ArrowInvalid:
-            return pa.nulls(len(values))
+            raw = values.to_pylist()
+        if any(value and b"\0" in value for value in raw):  # a picture, a vector
+            return pa.nulls(len(raw))
+        texts = [None if value is None else decoded(value) for value in raw]
+        for number, text in enumerate(texts, row + 1):
+            if text and not text[1]:
+                lost("encoding", number)
+        return pa.array([text and text[0] for text in texts], pa.string())
     return values
 
 
