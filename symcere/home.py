@@ -32,6 +32,11 @@ def home() -> Path:
     return Path(os.environ.get("SYMCERE_HOME") or ".symcere").absolute()
 
 
+def checkpoint_of(run: str) -> Path:
+    """Where the model of a run, by its name, is kept on this machine."""
+    return home() / "runs" / run / CHECKPOINT
+
+
 def check_name(name: str, of: str) -> None:
     """Refuses what cannot name something that is kept.
 

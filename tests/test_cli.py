@@ -430,15 +430,32 @@ ATTENTIVE = "import signal; signal.signal(signal.SIGINT, signal.default_int_hand
 """A suite that a shell started in the background ignores Ctrl-C, and hands that down to what it starts."""
 
 
-def test_ctrl_c_is_one_line():
-    code = (
-        f"{ATTENTIVE} import sys, time, types, symcere; fake = types.ModuleType('symcere.steps');"
-        "fake.ls = lambda: (print('ready', flush=True), time.sleep(60));"
-        "sys.modules['symcere.steps'] = symcere.steps = fake;"
-        "from symcere.cli import main; sys.exit(main(['ls']))"
+def under_way(body: str, before: str = "", path: str = "") -> subprocess.Popen:
+    """A process in the middle of a command, whose step is ``body``; it has printed ``ready``."""
+    code = f"""
+import sys, time, types, symcere
+{before}
+def ls():
+    {body}
+fake = types.ModuleType("symcere.steps")
+fake.ls = ls
+sys.modules["symcere.steps"] = symcere.steps = fake
+from symcere.cli import main
+sys.exit(main(["ls"]))
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])},
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def test_ctrl_c_is_one_line():
+    child = under_way("print('ready', flush=True); time.sleep(60)", ATTENTIVE)
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=30)
     assert child.returncode == 130
@@ -448,16 +465,11 @@ def test_ctrl_c_is_one_line():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_what_a_scheduler_stops_is_closed(number, tmp_path):
     """Whatever the command: an unfinished folder would stay for ever."""
-    code = (
-        "import sys, time, types, symcere; from symcere.home import writing; from pathlib import Path\n"
-        "def ls():\n"
-        f"    with writing(Path({str(tmp_path)!r}) / 'thing') as part:\n"
-        "        part.mkdir(); print('ready', flush=True); time.sleep(60)\n"
-        "fake = types.ModuleType('symcere.steps'); fake.ls = ls; sys.modules['symcere.steps'] = symcere.steps = fake\n"
-        "from symcere.cli import main; sys.exit(main(['ls']))"
+    child = under_way(
+        f"with writing(Path({str(tmp_path)!r}) / 'thing') as part:\n"
+        "        part.mkdir(); print('ready', flush=True); time.sleep(60)",
+        "from symcere.home import writing; from pathlib import Path",
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "ready\n"
     child.send_signal(number)
     _, err = child.communicate(timeout=30)
     assert (child.returncode, err) == (128 + number, "")
@@ -470,20 +482,7 @@ def test_ctrl_c_waits_for_an_import(tmp_path):
         "import time\nprint('ready', flush=True)\ntry:\n    time.sleep(1)\nexcept BaseException:\n    print('cut')\n"
         "print('whole', flush=True)\n"
     )
-    code = (
-        f"{ATTENTIVE} import sys, time, types, symcere; fake = types.ModuleType('symcere.steps');"
-        "fake.ls = lambda: (__import__('large'), time.sleep(60));"
-        "sys.modules['symcere.steps'] = symcere.steps = fake;"
-        "from symcere.cli import main; sys.exit(main(['ls']))"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
-    )
-    assert child.stdout.readline() == "ready\n"
+    child = under_way("import large; time.sleep(60)", ATTENTIVE, str(tmp_path))
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=30)
     assert child.returncode == 130

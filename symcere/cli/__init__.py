@@ -2,7 +2,7 @@
 
 import gc
 
-from symcere.cli.interrupt import interrupts_between_imports
+from symcere.interrupt import interrupts_between_imports
 
 
 def main(argv: list[str] | None = None) -> int:

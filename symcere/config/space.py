@@ -125,9 +125,17 @@ Choose = Callable[[Parameter], Any]
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters in the order in which they are chosen."""
+    """Parameters in the order in which they are chosen: those first on which the conditions of others are, else as they
+    are given.
+
+    Raises:
+        Misplaced: some that wait for each other.
+    """
 
     parameters: tuple[Parameter, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "parameters", tuple(_in_order(self.parameters)))
 
     def draw(self, base: Mapping[str, Any], choose: Choose) -> tuple[dict[str, Any], dict[str, Any]]:
         """One point of the space.
@@ -202,22 +210,6 @@ class Space:
         self.draw(base, choose)
         return found
 
-    def ordered(self) -> "Space":
-        """The same parameters, those first on which the conditions of others are; else as they stand.
-
-        Raises:
-            Misplaced: two that each wait for the other.
-        """
-        left, found = list(self.parameters), []
-        while left:
-            ready = [p for p in left if not any(_asked(p) & _decided(q) for q in left if q is not p)]
-            if not ready:
-                told = ", ".join(f"'{p.name}'" for p in left)
-                raise Misplaced(f"Conditions wait for each other in a circle, among {told}.", (*left[0].place, "when"))
-            found.append(ready[0])
-            left.remove(ready[0])
-        return Space(tuple(found))
-
     def decides(self) -> frozenset[str]:
         """Names of choices and settings that depend on what is chosen."""
         return frozenset().union(*map(_decided, self.parameters))
@@ -226,7 +218,7 @@ class Space:
         """Names of the parameters at every depth that exist beside some choice, around an experiment, flat."""
         found: set[str] = set()
         decided: set[str] = set()
-        for parameter in self.ordered().parameters:
+        for parameter in self.parameters:
             if all(name in decided or base.get(name) in allowed for name, allowed in parameter.when.items()):
                 decided |= _decided(parameter)
                 found |= {parameter.name, *(p.name for option in parameter.options for p in option.below.everything())}
@@ -238,6 +230,17 @@ class Space:
             yield parameter
             for option in parameter.options:
                 yield from option.below.everything()
+
+
+def _in_order(parameters: Sequence[Parameter]) -> Iterator[Parameter]:
+    left = list(parameters)
+    while left:
+        ready = next((p for p in left if not any(_asked(p) & _decided(q) for q in left if q is not p)), None)
+        if ready is None:
+            told = ", ".join(f"'{p.name}'" for p in left)
+            raise Misplaced(f"Conditions wait for each other in a circle, among {told}.", (*left[0].place, "when"))
+        yield ready
+        left.remove(ready)
 
 
 def _decided(parameter: Parameter) -> frozenset[str]:
@@ -287,7 +290,7 @@ def read_space(tree: Any, place: Place, prefix: str = "") -> Space:
             "`settings`.",
             (*place, name),
         )
-    return Space(tuple(parameters)).ordered()
+    return Space(tuple(parameters))
 
 
 def _entries(tree: Mapping[str, Any], place: Place, prefix: str) -> tuple[dict[str, Any], list[Parameter]]:
@@ -354,7 +357,7 @@ def _options(name: str, key: str, choice: Any, place: Place) -> Iterator[Option]
             if not isinstance(tree, Mapping):
                 raise Misplaced(f"'{name}': {label} must be a mapping of settings, not {tree!r}.", here)
             settings, parameters = _entries(tree, here, f"{key}={label}/")
-            yield Option(str(label), settings, Space(tuple(parameters)).ordered())
+            yield Option(str(label), settings, Space(tuple(parameters)))
         if not choice:
             raise Misplaced(f"'{name}' has nothing to choose from.", place)
         return

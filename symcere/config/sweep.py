@@ -324,7 +324,7 @@ def _searches(sweep: Sweep) -> Iterator[Search]:
             raise Misplaced(f"Method '{name}': {error}", (*place, "settings")) from None
         special = read_space(method.space, (*place, "space"))
         named = {p.name for p in special.parameters}  # a method's own parameter stands in place of the sweep's
-        space = Space((*(p for p in shared.parameters if p.name not in named), *special.parameters)).ordered()
+        space = Space((*(p for p in shared.parameters if p.name not in named), *special.parameters))
         check_when(space)
         points = [space.nearest_point(base.flat())]
         for number, point in enumerate(sweep.points):

@@ -32,6 +32,7 @@ from symcere.distributed.pool import ask_for, quiet
 from symcere.distributed.studies import Standing, Study
 from symcere.distributed.trial import Outcome, Spec, read_outcome, write
 from symcere.errors import UserError
+from symcere.home import CHECKPOINT
 
 VALUE, EPOCH, TROUBLE = "value", "epoch", "trouble"
 ENDLESS = 10**9
@@ -127,7 +128,7 @@ def died(folder: Path, outcome: Outcome | None) -> Outcome:
 
 def end(folder: Path, outcome: Outcome) -> None:
     write(folder / "outcome.json", outcome)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

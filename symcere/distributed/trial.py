@@ -21,6 +21,7 @@ from symcere.config import Experiment
 from symcere.config.fields import build
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
+from symcere.home import CHECKPOINT
 from symcere.memory import return_freed_memory
 from symcere.text import Embeddings
 
@@ -163,7 +164,7 @@ def run(spec: Spec, folder: Path, report: Callable[[int, float], None]) -> Outco
     record = _Record(folder, sorted(spec.milestones), report)
     outcome = record.outcome
     try:
-        _train(spec, folder / "checkpoint.pt", record)
+        _train(spec, folder / CHECKPOINT, record)
         outcome.status = "finished"
     except Exception as error:
         if of_the_disk(error):
@@ -172,7 +173,7 @@ def run(spec: Spec, folder: Path, report: Callable[[int, float], None]) -> Outco
     finally:
         return_freed_memory()  # what the largest trial took would else stay with this process
     record.save()
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return outcome
 
 

@@ -16,7 +16,7 @@ from symcere.config.baselines import baselines as known_baselines
 from symcere.config.fields import build, flatten, merge
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
-from symcere.home import CHECKPOINT, check_name, home
+from symcere.home import CHECKPOINT, check_name, checkpoint_of
 from symcere.steps.corpora import Progress, Settings, embeddings_of, open_corpus
 from symcere.storage import absolute, check, exists, within
 
@@ -153,7 +153,7 @@ def train(
     stem = name or f"{corpus.name}-{method}"
     with tracking.start_run(group, stem, whole.flat(), every, parent=parent or None) as run:
         run.log_text(whole.to_yaml(), EXPERIMENT)
-        path = home() / "runs" / run.name / CHECKPOINT
+        path = checkpoint_of(run.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         note = {"corpus": corpus.name, "run": run.run_id, "method": method, "reads_text": whole.needs_text}
         (path.parent / NOTE).write_text(json.dumps(note))
@@ -249,7 +249,7 @@ def _interrupted(run: str) -> tuple["StoredRun", "Checkpoint"]:
     storage = found.tags.get("symcere.storage", "")
     if storage and exists(kept := within(storage, found.name, CHECKPOINT)):
         return found, Checkpoint.load(kept)
-    return found, Checkpoint.load(home() / "runs" / found.name / CHECKPOINT)
+    return found, Checkpoint.load(checkpoint_of(found.name))
 
 
 def method_of(file: Path, experiment: Experiment) -> str:
@@ -270,7 +270,7 @@ def _finished_run(group: str, dataset: str, identity: Mapping[str, str]) -> Run 
     from symcere import tracking
 
     for run in tracking.list_runs(group):
-        path = home() / "runs" / run.name / CHECKPOINT
+        path = checkpoint_of(run.name)
         if run.status == "FINISHED" and path.exists() and all(run.tags.get(k) == v for k, v in identity.items()):
             wanted = {k: v for k, v in run.metrics.items() if k.startswith(("test_", "val_"))}
             return Run(run.name, run.id, dataset, run.tags["symcere.method"], wanted, path=path, reused=True)
@@ -318,7 +318,7 @@ def restore(run: str | Path, progress: Progress = None) -> Restored:
     from symcere.training import Checkpoint, restore
 
     found = tracking.find_run(run)
-    path = found.path or home() / "runs" / found.name / CHECKPOINT
+    path = found.path or checkpoint_of(found.name)
     if path.is_dir():
         path = path / CHECKPOINT
     if not path.exists():  # trained on another machine

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from symcere.errors import UserError
-from symcere.home import CHECKPOINT, home, writing
+from symcere.home import checkpoint_of, home, writing
 from symcere.steps.corpora import Progress
 from symcere.steps.runs import NOTE, Restored, restore
 
@@ -195,7 +195,7 @@ def register(
     if found.status in ("RUNNING", "SCHEDULED"):
         raise UserError(f"Run {found.name} is still running: wait for its end.")
     if found.status not in ("", "FINISHED"):
-        kept = (home() / "runs" / found.name / CHECKPOINT).exists()
+        kept = checkpoint_of(found.name).exists()
         then = f"`symcere train --resume {found.name}` goes on with it" if kept else "train it again"
         raise UserError(
             f"Run {found.name} did not come to its end ({found.status.lower()}), and was not judged: {then}."

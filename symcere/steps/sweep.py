@@ -27,9 +27,9 @@ from symcere.config.fields import build
 from symcere.config.sweep import Declared, Search, load
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError, nearest
-from symcere.home import NAME, NAMED, home, writing
+from symcere.home import NAME, NAMED, checkpoint_of, home, writing
 from symcere.steps.corpora import Progress, embeddings_of, open_corpus
-from symcere.steps.runs import CHECKPOINT, experiment_hash, train
+from symcere.steps.runs import experiment_hash, train
 
 if TYPE_CHECKING:
     from symcere.distributed.studies import Standing, Study
@@ -733,8 +733,8 @@ def final(one: Mapping[str, Any]) -> dict[str, float]:
         if not same or run.status == "FINISHED":
             continue
         if run.status == "RUNNING":  # on a node that is gone: this sweep's lock, and Ray, let nobody else train it
-            tracking.client().set_terminated(run.id, "FAILED")
-        if not begun and (home() / "runs" / run.name / CHECKPOINT).exists():
+            tracking.attach(run.id).end("FAILED", "its process died")
+        if not begun and checkpoint_of(run.name).exists():
             begun = run.name
     return train(
         one["dataset"],

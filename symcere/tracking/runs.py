@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import symcere
 from symcere.errors import Terminated, UserError, nearest
 from symcere.home import CHECKPOINT
+from symcere.interrupt import interrupts_between_imports
 from symcere.tracking import process
 from symcere.tracking.store import client, experiment_id, mask, tracking_uri
 
@@ -200,7 +199,7 @@ def start_run(
             tags={k: _text(v, _TAG_LENGTH) for k, v in every.items()},
         )
         tracker = Tracker(store, run.info.run_id, name, uri)
-    with _signals_as_exceptions():
+    with interrupts_between_imports("SIGTERM", "SIGHUP"):
         try:
             tracker.log_params(params or {})
             yield tracker
@@ -223,27 +222,6 @@ def _end_after(tracker: Tracker, error: BaseException) -> None:
                 tracker.log_text(mask("".join(traceback.format_exception(error))), "traceback.txt")
     except Exception as trouble:  # the store may be what failed; the first error is the one to see
         print(f"warning: run {tracker.name} could not be marked as ended: {trouble}", file=sys.stderr)
-
-
-@contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise :class:`Terminated`, where nobody else has claimed them."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise Terminated(128 + number)
-
-    claimed = []
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, stop)
-                claimed.append(number)
-    try:
-        yield
-    finally:
-        for number in claimed:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def record_run(

@@ -30,11 +30,16 @@ DEFAULTS = {
 
 
 @contextmanager
-def interrupts_between_imports() -> Iterator[None]:
+def interrupts_between_imports(*names: str) -> Iterator[None]:
     """SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP :class:`Terminated`, but not within an import; nothing
-    changes where another handler is set."""
+    changes where another handler is set.
+
+    Args:
+        names: of those of them that are meant; by default all.
+    """
     here = threading.current_thread() is threading.main_thread()
-    ours = [number for number, usual in DEFAULTS.items() if here and signal.getsignal(number) is usual]
+    meant = [number for number in DEFAULTS if here and (not names or number.name in names)]
+    ours = [number for number in meant if signal.getsignal(number) is DEFAULTS[number]]
     for number in ours:
         signal.signal(number, _interrupt)
     try:
