@@ -506,17 +506,38 @@ def test_the_handler_of_others_stays():
         signal.signal(signal.SIGINT, before)
 
 
+def test_ctrl_c_past_the_end_is_silent():
+    """Python tears itself down for a while when all is said and done."""
+    code = """
+import atexit, sys, time
+from symcere.cli import main
+atexit.register(lambda: (print("ready", flush=True), time.sleep(60)))
+sys.argv = ["symcere", "--version"]
+sys.exit(main())
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", ATTENTIVE + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert [child.stdout.readline() for _ in range(2)] == [f"{symcere.__version__}\n", "ready\n"]
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=30)[1] == ""
+    assert child.returncode == -signal.SIGINT
+
+
 @pytest.mark.slow
 def test_ctrl_c_at_any_moment(home):
     """From the first imports to the end: one line, its exit code, nothing half-written, no run left running."""
     from symcere import tracking
 
     command = [sys.executable, "-m", "symcere.cli", "train", "synthetic", "--baseline", "lightgcn"]
+    start = time.monotonic()
     assert subprocess.run([*command, "--train.epochs", "1"], stderr=subprocess.PIPE).returncode == 0
+    whole = time.monotonic() - start  # from the imports past the beginning of the run, on any machine
+    endless = ["--train.epochs", "100000", "--train.patience", "100000"]
     ends = []
     for moment in range(12):
-        child = subprocess.Popen([*command, "--train.epochs", "1000"], stderr=subprocess.PIPE, text=True)
-        time.sleep(0.25 + moment / 2)
+        child = subprocess.Popen([*command, *endless], stderr=subprocess.PIPE, text=True)
+        time.sleep(0.25 + whole * moment / 9)
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=120)
         assert "Traceback" not in err, moment

@@ -1,6 +1,7 @@
 """The ``symcere`` command: parses, calls one step, prints. No logic."""
 
 import gc
+import signal
 
 from symcere.interrupt import interrupts_between_imports
 
@@ -18,4 +19,8 @@ def main(argv: list[str] | None = None) -> int:
         from symcere.cli.commands import COMMANDS
         from symcere.cli.frame import run
 
-        return run(COMMANDS, argv)
+        code = run(COMMANDS, argv)
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # What comes now is Python's own end, in which an interrupt would be a traceback of its innards.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code

@@ -1,7 +1,8 @@
 """The one training loop. A notebook, a test, a Tune trial and a Ray Train worker all call :func:`fit`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -316,19 +317,17 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class _deterministic:  # noqa: N801  a context manager, read as a verb
-    """Algorithms that repeat to the bit, where asked for."""
-
-    def __init__(self, on: bool):
-        self.on = on
-
-    def __enter__(self):
-        self.before = torch.are_deterministic_algorithms_enabled()
-        if self.on:
-            torch.use_deterministic_algorithms(True)
-
-    def __exit__(self, *_):
-        torch.use_deterministic_algorithms(self.before)
+@contextmanager
+def _deterministic(on: bool) -> Iterator[None]:
+    """Algorithms that repeat to the bit, where asked for and not so yet. Asking PyTorch takes seconds, whatever for."""
+    change = on and not torch.are_deterministic_algorithms_enabled()
+    if change:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        if change:
+            torch.use_deterministic_algorithms(False)
 
 
 __all__ = ["Epoch", "Fitted", "build", "fit", "generator", "restore"]

@@ -359,6 +359,16 @@ def test_a_run_that_stops_before_its_first_evaluation_can_be_used(corpus, tmp_pa
     assert torch.equal(again.scorer.scores(users), fitted.scorer.scores(users))
 
 
+@pytest.mark.parametrize(("asked", "before", "calls"), [(0, 0, []), (0, 1, []), (1, 0, [True, False]), (1, 1, [])])
+def test_repeating_to_the_bit_is_for_one_run(asked, before, calls, corpus, monkeypatch):
+    """PyTorch is not even asked where nothing is to change: its first answer loads its compiler, for seconds."""
+    made = []
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: bool(before))
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", made.append)
+    fit(corpus, None, experiment("lightgcn", {"train.epochs": 1, "train.deterministic": bool(asked)}))
+    assert made == calls
+
+
 def test_no_epoch_at_all(corpus, embeddings, tmp_path):
     """An untrained model, stored and brought back."""
     fitted = fit(corpus, embeddings, experiment("symcere", {"train.epochs": 0}), path=tmp_path / "c")
