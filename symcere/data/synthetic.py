@@ -32,157 +32,23 @@ import pyarrow.compute as pc
 
 from symcere.config.fields import build, setting
 from symcere.data.schema import SCHEMA
-from symcere.errors import UserError, nearest
-
-# ---------------------------------------------------------------- words
-
-FACETS: dict[str, dict[str, tuple[str, ...]]] = {
-    "part": {
-        "gasket": ("gasket", "flange", "washer", "sealant", "grommet"),
-        "strings": ("strings", "fretboard", "tuning", "strumming", "plectrum"),
-        "filter": ("filter", "filtration", "cartridge", "sediment", "purifier"),
-        "charger": ("charger", "voltage", "usb", "adapter", "amperage"),
-        "blade": ("blade", "serrated", "cutting", "knife", "whetstone"),
-        "lamp": ("lamp", "bulb", "lumens", "dimmer", "led"),
-        "pump": ("pump", "psi", "suction", "nozzle", "inflating"),
-        "hinge": ("hinge", "pivot", "bracket", "screws", "cabinet"),
-        "strap": ("strap", "buckle", "harness", "sling", "shoulder"),
-        "speaker": ("speaker", "bass", "treble", "bluetooth", "woofer"),
-        "kettle": ("kettle", "spout", "teapot", "brewing", "infuser"),
-        "brush": ("brush", "bristles", "scrubbing", "lather", "grooming"),
-    },
-    "material": {
-        "brass": ("brass", "bronze", "copper", "alloy", "plated"),
-        "leather": ("leather", "suede", "cowhide", "tanned", "calfskin"),
-        "silicone": ("silicone", "rubber", "latex", "elastomer", "neoprene"),
-        "bamboo": ("bamboo", "wooden", "oak", "walnut", "veneer"),
-        "nylon": ("nylon", "polyester", "webbing", "canvas", "cordura"),
-        "ceramic": ("ceramic", "porcelain", "glazed", "stoneware", "enamel"),
-        "glass": ("glass", "borosilicate", "pane", "tempered", "mirrored"),
-        "steel": ("steel", "chrome", "welded", "galvanized", "iron"),
-        "cotton": ("cotton", "linen", "woven", "fleece", "flannel"),
-        "carbon": ("carbon", "fiber", "graphite", "composite", "kevlar"),
-        "foam": ("foam", "padding", "sponge", "polyurethane", "upholstery"),
-        "aluminum": ("aluminum", "anodized", "titanium", "magnesium", "machined"),
-    },
-    "fit": {
-        "oem": ("oem", "factory", "dealership", "manufacturer", "warranty"),
-        "compatible": ("compatible", "aftermarket", "replacement", "interchangeable", "thirdparty"),
-        "motorcycle": ("motorcycle", "scooter", "handlebar", "moped", "throttle"),
-        "bicycle": ("bicycle", "cycling", "pedal", "derailleur", "spokes"),
-        "camera": ("camera", "tripod", "lens", "dslr", "shutter"),
-        "boat": ("boat", "marine", "kayak", "sailing", "outboard"),
-        "laptop": ("laptop", "keyboard", "notebook", "desktop", "monitor"),
-        "garden": ("garden", "lawn", "mower", "hedge", "patio"),
-        "aquarium": ("aquarium", "fish", "terrarium", "reef", "goldfish"),
-        "drums": ("drums", "cymbal", "snare", "percussion", "hihat"),
-        "espresso": ("espresso", "barista", "portafilter", "grinder", "latte"),
-        "camper": ("camper", "caravan", "rv", "trailer", "campsite"),
-    },
-    "feature": {
-        "waterproof": ("waterproof", "rainproof", "watertight", "submersible", "gore"),
-        "foldable": ("foldable", "folding", "collapsible", "retractable", "telescopic"),
-        "magnetic": ("magnetic", "magnet", "neodymium", "magnets", "ferrite"),
-        "rechargeable": ("rechargeable", "lithium", "battery", "mah", "cordless"),
-        "adjustable": ("adjustable", "ratchet", "knob", "notches", "dial"),
-        "insulated": ("insulated", "thermal", "vacuum", "insulation", "thermos"),
-        "striped": ("striped", "stripes", "plaid", "checkered", "tartan"),
-        "scented": ("scented", "lavender", "vanilla", "citrus", "eucalyptus"),
-        "reflective": ("reflective", "fluorescent", "neon", "reflector", "highvis"),
-        "solar": ("solar", "photovoltaic", "sunlight", "panels", "watt"),
-        "programmable": ("programmable", "timer", "thermostat", "countdown", "scheduler"),
-        "miniature": ("miniature", "pocket", "keychain", "handheld", "travel"),
-    },
-}
-"""Facet -> attribute -> its objective words. No word stands twice, in a template, or among the sentiment words."""
-
-_OBJECTIVE = {
-    "part": (
-        "I bought this for the {}.",
-        "It came down to the {} for me.",
-        "You can see the {} on the second picture.",
-        "I have used the {} every week since March.",
-        "We compared the {} with our old one.",
-        "My old one had a different {} on it.",
-    ),
-    "material": (
-        "It is {} as described.",
-        "You notice the {} when you hold it.",
-        "It has a {} look and weighs what it should.",
-        "I wanted {} and this is what it has.",
-        "My brother asked me about the {} at once.",
-        "The maker says {} and that is what came.",
-    ),
-    "fit": (
-        "I got it for {} use.",
-        "It went on with the {} in ten minutes.",
-        "I needed something for the {} at home.",
-        "Mine is for {} and nothing else.",
-        "If you have {} in mind, this is the size.",
-        "My neighbour has it next to the {} too.",
-    ),
-    "feature": (
-        "It is {} as the page says.",
-        "I picked it because of {}.",
-        "The word {} on the box is what I went by.",
-        "Being {} was the point of buying it.",
-        "Look for {} in the list of details.",
-        "We use it mostly for the {} side of things.",
-    ),
-}
-
-_POSITIVE = (
-    "good", "great", "excellent", "lovely", "perfect", "amazing", "awesome", "nice", "wonderful", "fantastic",
-    "superb", "brilliant",
-)  # fmt: skip
-_MIXED = (
-    "okay", "decent", "fine", "acceptable", "average", "reasonable", "mediocre", "passable", "tolerable",
-    "adequate", "fair", "satisfactory",
-)  # fmt: skip
-_NEGATIVE = (
-    "bad", "terrible", "poor", "awful", "horrible", "disappointing", "useless", "dreadful", "lousy", "inferior",
-    "pathetic", "annoying",
-)  # fmt: skip
-_SENTIMENT = (
-    "This is a {} product.",
-    "{} all in all.",
-    "What a {} buy.",
-    "I had a {} time with it.",
-    "My wife says it is {} and I agree.",
-    "{} value for the money.",
-    "Simply {}.",
-    "The whole thing was {} from day one.",
-    "It looks {} and it feels {}.",
-    "A {} gift for anyone.",
+from symcere.data.wording import (
+    BRANDS,
+    FACETS,
+    MIXED,
+    NAMES,
+    NEGATIVE,
+    OBJECTIVE,
+    POSITIVE,
+    SENTIMENT,
+    SENTIMENT_WORDS,
+    VERDICT,
 )
-_VERDICT = {  # sentiment verbs stand in whole sentences
-    "positive": ("I love it!", "Very happy with this.", "I recommend it.", "I really like it, the best I have had."),
-    "mixed": ("It is alright I guess.", "Not sure what to think.", "Mixed feelings here.", "Could be better or worse."),
-    "negative": ("I hate it.", "I regret this.", "The worst I have had.", "I am unhappy with it, avoid."),
-}
-SENTIMENT_WORDS: frozenset[str] = frozenset(
-    {*_POSITIVE, *_MIXED, *_NEGATIVE}
-) | {
-    "love", "happy", "recommend", "like", "best", "alright", "mixed", "better", "worse", "hate", "regret", "worst",
-    "unhappy", "avoid", "value", "simply", "really", "very",
-}  # fmt: skip
-"""Generic sentiment: they follow the rating and never an item's attributes."""
-
-_NAMES = (
-    "ada", "ben", "cora", "dan", "eva", "finn", "gina", "hugo", "iris", "jack", "kira", "liam", "mona", "nils",
-    "olga", "paul", "quinn", "rosa", "sam", "tara", "uma", "vera", "will", "xena", "yuri", "zoe",
-)  # fmt: skip
-_BRANDS = (
-    "Norvik", "Halden", "Brixa", "Tessaro", "Ostmark", "Quillon", "Verano", "Dunmore", "Calix", "Fenwick", "Larkin",
-    "Oribe",
-)  # fmt: skip
+from symcere.errors import UserError, nearest
 
 _DAY = 86_400
 _START, _DAYS = 1_325_376_000, 3_600  # 2012-01-01, and the days in which users leave their first review
 _MAX_SENTENCES = 9
-
-
-# ---------------------------------------------------------------- the generator
 
 
 @dataclass(frozen=True)
@@ -295,13 +161,13 @@ class Synthetic:
     @functools.cached_property
     def item_titles(self) -> pa.StringArray:
         """Titles such as ``Norvik waterproof brass gasket (oem), model 42``."""
-        brands = self._rng(5).integers(0, len(_BRANDS), self.items)
+        brands = self._rng(5).integers(0, len(BRANDS), self.items)
         words = [self._words(facet) for facet in range(self.facets)]
         titles = []
         for item, brand in enumerate(brands):
             own = [column[item] for column in words]
             fit = f" ({own[2]})" if len(own) > 2 else ""
-            titles.append(f"{_BRANDS[brand]} {' '.join(own[3:] + own[1:2] + own[:1])}{fit}, model {item}")
+            titles.append(f"{BRANDS[brand]} {' '.join(own[3:] + own[1:2] + own[:1])}{fit}, model {item}")
         return pa.array(titles)
 
     def _words(self, facet: int) -> list[str]:
@@ -310,7 +176,7 @@ class Synthetic:
 
     def user_ids(self, users: np.ndarray) -> pa.StringArray:
         """Ids such as ``mona-00042`` of users by position."""
-        return _numbered(pa.array(_NAMES).take(pa.array(users % len(_NAMES))), users, self.users)
+        return _numbered(pa.array(NAMES).take(pa.array(users % len(NAMES))), users, self.users)
 
     # ---- picks
 
@@ -384,13 +250,13 @@ class Synthetic:
         pool: list[str] = []
         for facet, values in list(FACETS.items())[: self.facets]:
             for words in list(values.values())[: self.values]:
-                pool += [_sentence(t, word) for word in words for t in _OBJECTIVE[facet]]
+                pool += [_sentence(t, word) for word in words for t in OBJECTIVE[facet]]
         per_attribute = len(pool) // (self.facets * self.values)
         starts = []
-        for adjectives, tone in ((_NEGATIVE, "negative"), (_MIXED, "mixed"), (_POSITIVE, "positive")):
+        for adjectives, tone in ((NEGATIVE, "negative"), (MIXED, "mixed"), (POSITIVE, "positive")):
             starts.append(len(pool))
-            pool += [_sentence(t, word) for word in adjectives for t in _SENTIMENT]
-            pool += list(_VERDICT[tone]) * 6
+            pool += [_sentence(t, word) for word in adjectives for t in SENTIMENT]
+            pool += list(VERDICT[tone]) * 6
         return pa.array(pool), per_attribute, np.array([*starts, len(pool)])
 
     def _texts(

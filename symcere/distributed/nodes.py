@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from symcere.distributed.pool import pool
+from symcere.distributed.pool import living, pool
 from symcere.errors import UserError
 from symcere.storage import get, put, remove, within
 from symcere.tracking import mask
@@ -150,7 +150,7 @@ def survey(address: str, storage: str = "", mlflow: str = "", seconds: float = 1
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     with pool(address):
-        alive = [node for node in ray.nodes() if node["Alive"]]
+        alive = living()
         remote: Any = ray.remote(num_cpus=0)(Probe)
         probes: list[Any] = [
             remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
@@ -209,8 +209,7 @@ def blind(folder: Path, seconds: float = 120) -> list[str]:
                     mark
                 ),
             )
-            for node in ray.nodes()
-            if node["Alive"]
+            for node in living()
         ]
         found = []
         end = time.monotonic() + seconds

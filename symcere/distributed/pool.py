@@ -118,9 +118,7 @@ def room(
     found = ray.cluster_resources()
     if not _fit(wanted):
         nodes = "; ".join(
-            ", ".join(f"{node['Resources'].get(kind, 0):g} {kind}" for kind in wanted[0])
-            for node in ray.nodes()
-            if node["Alive"]
+            ", ".join(f"{node['Resources'].get(kind, 0):g} {kind}" for kind in wanted[0]) for node in living()
         )
         raise UserError(
             f"{asks} asks for {_told(wanted)}, and Ray's nodes have: {nodes}. It would never start; {remedy}."
@@ -128,11 +126,16 @@ def room(
     return found
 
 
-def most(kind: str, beside: Mapping[str, float]) -> float:
-    """The most of a resource that a node of the running Ray has which also has what stands beside it; 0 if none has."""
+def living() -> list[dict[str, Any]]:
+    """What Ray tells of the live nodes of the one that is running."""
     import ray
 
-    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def most(kind: str, beside: Mapping[str, float]) -> float:
+    """The most of a resource that a node of the running Ray has which also has what stands beside it; 0 if none has."""
+    nodes = (node["Resources"] for node in living())
     return max((n.get(kind, 0.0) for n in nodes if all(n.get(k, 0) >= v for k, v in beside.items())), default=0.0)
 
 
@@ -145,9 +148,7 @@ def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:
 
 def _fit(bundles: Sequence[Mapping[str, float]]) -> bool:
     """Whether the nodes, if they were idle, hold the bundles: each in the first that has room for it."""
-    import ray
-
-    left = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    left = [dict(node["Resources"]) for node in living()]
     for bundle in bundles:
         for node in left:
             if all(node.get(kind, 0) >= amount for kind, amount in bundle.items()):

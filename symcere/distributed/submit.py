@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 import symcere
 from symcere.errors import UserError
 from symcere.storage import remote
-from symcere.tracking import mask
+from symcere.tracking import mask, tag
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -232,8 +232,8 @@ def _commit() -> dict[str, str]:
     found = source()
     if not found:
         return {}
-    changed = "+changed" if found["symcere.git_changed"] == "true" else ""
-    return {COMMIT: found["mlflow.source.git.commit"] + changed}
+    changed = "+changed" if found[tag.CHANGED] == "true" else ""
+    return {COMMIT: found[tag.COMMIT] + changed}
 
 
 def submit(

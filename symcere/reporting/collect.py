@@ -18,9 +18,8 @@ import numpy as np
 
 from symcere import tracking
 from symcere.errors import UserError, nearest
+from symcere.tracking import tag
 
-SWEEP, DATASET, METHOD, ROLE = "symcere.sweep", "symcere.dataset", "symcere.method", "symcere.role"
-CORPUS, ERROR = "symcere.corpus", "symcere.error"
 VALIDATION = "val_ndcg_at_10"
 _READERS = 8
 """Runs whose histories are asked for at a time: a server answers in tens of milliseconds, a sweep has thousands."""
@@ -63,7 +62,7 @@ class SweepRun:
     @property
     def stopped(self) -> bool:
         """Whether the search stopped it early; it counts with the best it had reached."""
-        return self.tags.get("symcere.ended") == "stopped"
+        return self.tags.get(tag.ENDED) == "stopped"
 
     @property
     def finished(self) -> bool:
@@ -123,7 +122,7 @@ def collect(name: str, uri: str | None = None) -> Sweep:
 
     store = tracking.client(uri)
     try:
-        found = [] if set(name) & set("'\"\\`") else _search(store, f"tags.`{SWEEP}` = '{name}'")
+        found = [] if set(name) & set("'\"\\`") else _search(store, f"tags.`{tag.SWEEP}` = '{name}'")
         if not found:
             raise _unknown(name, store, uri)
         with ThreadPoolExecutor(_READERS) as pool:
@@ -159,8 +158,8 @@ def _sweep(name: str, experiment: str, runs: list[SweepRun]) -> Sweep:
         )
     trials, finals = ([r for r in group if r.corpus == newest[r.dataset]] for group in (trials, finals))
     judged = [r for r in finals if r.finished and any(key.startswith("test_") for key in r.metrics)]
-    chosen = {(r.dataset, r.method): r.tags.get("symcere.trial") for r in judged}  # by the newest of them
-    old = [r for r in judged if r.tags.get("symcere.trial") != chosen[r.dataset, r.method]]
+    chosen = {(r.dataset, r.method): r.tags.get(tag.TRIAL) for r in judged}  # by the newest of them
+    old = [r for r in judged if r.tags.get(tag.TRIAL) != chosen[r.dataset, r.method]]
     if old:
         told = ", ".join(sorted({f"{r.method} on {r.dataset}" for r in old}))
         notes.append(f"{len(old)} final models have a setting that a better one has replaced ({told}); left out.")
@@ -179,7 +178,7 @@ def _sweep(name: str, experiment: str, runs: list[SweepRun]) -> Sweep:
 
 
 def _unknown(name: str, store: Any, uri: str | None) -> UserError:
-    known = {run.data.tags[SWEEP] for run in _search(store, f"tags.`{SWEEP}` LIKE '%'")}
+    known = {run.data.tags[tag.SWEEP] for run in _search(store, f"tags.`{tag.SWEEP}` LIKE '%'")}
     told = nearest(name, known) if known else "It holds no sweep yet: `symcere sweep FILE` runs one."
     return UserError(f"There is no sweep '{name}' in {tracking.mask(uri or tracking.tracking_uri())}. {told}")
 
@@ -210,17 +209,17 @@ def _read(store: Any, run: Any) -> SweepRun:
     found = SweepRun(
         id=info.run_id,
         name=info.run_name,
-        dataset=tags.get(DATASET, ""),
-        method=tags.get(METHOD, ""),
-        role=tags.get(ROLE, ""),
+        dataset=tags.get(tag.DATASET, ""),
+        method=tags.get(tag.METHOD, ""),
+        role=tags.get(tag.ROLE, ""),
         status=info.status,
-        corpus=tags.get(CORPUS, ""),
+        corpus=tags.get(tag.CORPUS, ""),
         params={key: _number(value) for key, value in run.data.params.items()},
         metrics=dict(run.data.metrics),
         tags=dict(tags),
         wall=(info.end_time - info.start_time) / 1000 if info.end_time else math.nan,
         started=(info.start_time or 0) / 1000,
-        error=tags.get(ERROR, ""),
+        error=tags.get(tag.ERROR, ""),
         artifacts=info.artifact_uri,
     )
     if found.role not in ("trial", "final"):

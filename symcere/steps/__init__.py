@@ -17,7 +17,7 @@ from symcere.steps.report import report
 from symcere.steps.runs import Run, baselines, evaluate, restore, train
 from symcere.steps.serving import export, promote, recommend, register, score
 from symcere.steps.stored import ls, rm
-from symcere.steps.sweep import sweep
+from symcere.steps.sweeps import sweep
 
 __all__ = [
     "Run",

@@ -113,7 +113,7 @@ def plan(
     resources: dict[str, float] = {"CPU": float(os.cpu_count() or 1)}
     missing: list[str] = []
     if address := ray_address(address):
-        from symcere.steps.sweep import check_home
+        from symcere.steps.sweeps.ground import check_home
 
         with pool(address) as found:
             resources |= found

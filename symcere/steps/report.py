@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from symcere import tracking
 from symcere.errors import UserError
 from symcere.home import home
 from symcere.steps.corpora import Progress
+from symcere.tracking import tag
 
 
 def report(sweep: str, out: Path | None = None, method: str = "", progress: Progress = None) -> dict[str, Any]:
@@ -19,9 +21,7 @@ def report(sweep: str, out: Path | None = None, method: str = "", progress: Prog
     Raises:
         UserError: an unreachable store, an unknown sweep or method, or a folder that holds something else.
     """
-    from symcere import tracking
     from symcere.reporting import Results, collect, document, write
-    from symcere.reporting.collect import ROLE, SWEEP
     from symcere.reporting.results import NDCG, RECALL
 
     folder = (out or home() / "reports" / sweep).absolute()
@@ -39,7 +39,7 @@ def report(sweep: str, out: Path | None = None, method: str = "", progress: Prog
     made = document(results)
     tell("report", 2, 3, "writing")
     files = write(made, folder)
-    with tracking.start_run(found.experiment, f"{sweep}-report", tags={SWEEP: sweep, ROLE: "report"}) as run:
+    with tracking.start_run(found.experiment, f"{sweep}-report", tags={tag.SWEEP: sweep, tag.ROLE: "report"}) as run:
         run.log_file(files.folder, "report")
     table = []
     for dataset in results.datasets:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from symcere import tracking
 from symcere.config import Data, Experiment
 from symcere.config.baselines import DEFAULT, baseline, named
 from symcere.config.baselines import baselines as known_baselines
@@ -19,6 +20,7 @@ from symcere.errors import UserError
 from symcere.home import CHECKPOINT, check_name, checkpoint_of
 from symcere.steps.corpora import Progress, Settings, embeddings_of, open_corpus
 from symcere.storage import absolute, check, exists, within
+from symcere.tracking import mask, tag
 
 if TYPE_CHECKING:
     from symcere.evaluation import Evaluation
@@ -122,7 +124,6 @@ def train(
         storage: folder that all nodes see, or URI (``s3://…``), which keeps the checkpoint while training.
         on_epoch: called with each :class:`symcere.training.Epoch`; training ends early where it returns True.
     """
-    from symcere import tracking
     from symcere.evaluation import Evaluator
 
     state = begun = None
@@ -133,7 +134,7 @@ def train(
     if resume:
         begun, state = _interrupted(resume)
         if experiment is None and not method:
-            experiment, method = state.experiment, begun.tags.get("symcere.method", "")
+            experiment, method = state.experiment, begun.tags.get(tag.METHOD, "")
     corpus = open_corpus(dataset or (state.corpus["name"] if state else ""))
     if state is not None:  # before there is a run that could only fail
         state.check_corpus(corpus.name, corpus.fingerprint)
@@ -141,15 +142,15 @@ def train(
     method = method or (DEFAULT if experiment is None else named(experiment) or "custom")
     if state and begun and begun.status == "FINISHED" and state.finished and state.experiment == whole:
         raise UserError(f"Run {begun.name} is finished: nothing is left to train. For longer, raise --train.epochs.")
-    identity = {"symcere.experiment": experiment_hash(whole), "symcere.corpus": corpus.fingerprint}
+    identity = {tag.EXPERIMENT: experiment_hash(whole), tag.CORPUS: corpus.fingerprint}
     group = group or corpus.name
-    if reuse and (found := _finished_run(group, corpus.name, {**identity, "symcere.method": method})):
+    if reuse and (found := _finished_run(group, corpus.name, {**identity, tag.METHOD: method})):
         return found
     judge = Evaluator(corpus, "test", whole.evaluate.ks, explicit_ks=_asks_for_ks(settings)) if test else None
     embeddings = embeddings_of(corpus, whole, progress)
 
-    every = {**identity, "symcere.method": method, "symcere.dataset": corpus.name, **(tags or {})}
-    every |= ({"symcere.storage": storage} if storage else {}) | ({"symcere.resumes": begun.name} if begun else {})
+    every = {**identity, tag.METHOD: method, tag.DATASET: corpus.name, **(tags or {})}
+    every |= ({tag.STORAGE: storage} if storage else {}) | ({tag.RESUMES: begun.name} if begun else {})
     stem = name or f"{corpus.name}-{method}"
     with tracking.start_run(group, stem, whole.flat(), every, parent=parent or None) as run:
         run.log_text(whole.to_yaml(), EXPERIMENT)
@@ -226,7 +227,6 @@ def _storage(address: str) -> str:
     Raises:
         UserError: it holds a credential, or cannot be written.
     """
-    from symcere.tracking import mask
 
     if mask(address) != address:
         raise UserError(
@@ -240,13 +240,12 @@ def _storage(address: str) -> str:
 
 def _interrupted(run: str) -> tuple["StoredRun", "Checkpoint"]:
     """A run, and how far it came: its checkpoint on the storage it was given, or else under the home."""
-    from symcere import tracking
     from symcere.training import Checkpoint
 
     found = tracking.find_run(run)
     if found.path is not None:
         return found, Checkpoint.load(found.path / CHECKPOINT if found.path.is_dir() else found.path)
-    storage = found.tags.get("symcere.storage", "")
+    storage = found.tags.get(tag.STORAGE, "")
     if storage and exists(kept := within(storage, found.name, CHECKPOINT)):
         return found, Checkpoint.load(kept)
     return found, Checkpoint.load(checkpoint_of(found.name))
@@ -267,13 +266,12 @@ def experiment_hash(experiment: Experiment) -> str:
 
 
 def _finished_run(group: str, dataset: str, identity: Mapping[str, str]) -> Run | None:
-    from symcere import tracking
 
     for run in tracking.list_runs(group):
         path = checkpoint_of(run.name)
         if run.status == "FINISHED" and path.exists() and all(run.tags.get(k) == v for k, v in identity.items()):
             wanted = {k: v for k, v in run.metrics.items() if k.startswith(("test_", "val_"))}
-            return Run(run.name, run.id, dataset, run.tags["symcere.method"], wanted, path=path, reused=True)
+            return Run(run.name, run.id, dataset, run.tags[tag.METHOD], wanted, path=path, reused=True)
     return None
 
 
@@ -314,7 +312,6 @@ def restore(run: str | Path, progress: Progress = None) -> Restored:
     Raises:
         UserError: no such run, no checkpoint, or a corpus that has changed since.
     """
-    from symcere import tracking
     from symcere.training import Checkpoint, restore
 
     found = tracking.find_run(run)

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from symcere import tracking
 from symcere.errors import UserError
 from symcere.home import checkpoint_of, home, writing
 from symcere.steps.corpora import Progress
 from symcere.steps.runs import NOTE, Restored, restore
+from symcere.tracking import tag
 
-SWEEP, ROLE = "symcere.sweep", "symcere.role"
 """Tags of a sweep's runs."""
 BLOCK = 4096
 """Users whose lists are made at a time."""
@@ -182,7 +183,6 @@ def register(
     Raises:
         UserError: unknown run, one without a checkpoint, or a store without a registry.
     """
-    from symcere import tracking
     from symcere.tracking import registry
 
     if bool(run) == bool(best_of):
@@ -223,7 +223,6 @@ def register(
 
 def _uses(model: str, alias: str) -> dict[str, str]:
     """How a registered model is taken into use."""
-    from symcere import tracking
 
     uri, store = f"models:/{model}@{alias}", shlex.quote(tracking.tracking_uri())
     return {
@@ -234,18 +233,17 @@ def _uses(model: str, alias: str) -> dict[str, str]:
 
 def _best_of(sweep: str, dataset: str) -> Any:
     """The final model of a sweep that is best on validation."""
-    from symcere import tracking
 
     finals = [
         run
         for run in tracking.list_runs()
-        if run.tags.get(SWEEP) == sweep and run.tags.get(ROLE) == "final" and run.status == "FINISHED"
+        if run.tags.get(tag.SWEEP) == sweep and run.tags.get(tag.ROLE) == "final" and run.status == "FINISHED"
     ]
     if not finals:
         raise UserError(f"There is no sweep '{sweep}' with a finished final model. Register a run by its name instead.")
     of: dict[str, list[Any]] = {}
     for run in finals:
-        of.setdefault(run.tags.get("symcere.dataset", run.experiment), []).append(run)
+        of.setdefault(run.tags.get(tag.DATASET, run.experiment), []).append(run)
     dataset = dataset or (next(iter(of)) if len(of) == 1 else "")
     if dataset not in of:
         raise UserError(f"Sweep '{sweep}' has final models of {', '.join(sorted(of))}: name one with --dataset.")
@@ -348,7 +346,6 @@ def _stored_service(model: str, for_all: bool) -> Iterator[Path]:
     Args:
         for_all: what is made or fetched lies in the home, which all machines of a cluster see.
     """
-    from symcere import tracking
     from symcere.serving import bundle
     from symcere.tracking import registry
 

@@ -17,6 +17,7 @@ from symcere.config import Experiment
 from symcere.errors import UserError, nearest
 from symcere.evaluation.significance import Comparison, compare
 from symcere.serving import Service, bundle
+from symcere.tracking import tag
 from symcere.tracking.runs import StoredRun, find_run
 from symcere.tracking.store import client, mask, tracking_uri
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 CHALLENGER, CHAMPION = "challenger", "champion"
 ACCURACY = ("ndcg", "recall", "precision", "hit_rate", "mrr", "map")
 """Metrics of each user of which more is better."""
-CORPUS, DATASET, REASON = "symcere.corpus", "symcere.dataset", "symcere.promoted"
 ARTIFACT = "recommender"
 """Name of the service's folder inside the MLflow model."""
 LEVEL = 0.05
@@ -108,7 +108,7 @@ def register(
         (model / "MODEL_CARD.md").write_text(text, encoding="utf-8")
         place = f"registered/{name}-{secrets.token_hex(4)}"
         store.log_artifacts(run.id, str(model), place)
-    tags = {CORPUS: str(corpus["fingerprint"]), DATASET: str(corpus["name"]), "symcere.run": run.name}
+    tags = {tag.CORPUS: str(corpus["fingerprint"]), tag.DATASET: str(corpus["name"]), tag.RUN: run.name}
     with _registry(uri):
         if not _exists(store, name):
             store.create_registered_model(name, description="A review-enhanced recommender, made by symcere.")
@@ -353,7 +353,8 @@ def promote(name: str, metric: str = "ndcg_at_10", force: bool = False, uri: str
     if force and not better:
         reason = f"forced; {reason}"
     with _registry(uri):
-        store.set_model_version_tag(name, str(challenger.version), REASON, f"{'yes' if promoted else 'no'}: {reason}")
+        told = f"{'yes' if promoted else 'no'}: {reason}"
+        store.set_model_version_tag(name, str(challenger.version), tag.PROMOTED, told)
         if promoted:
             store.set_registered_model_alias(name, CHAMPION, str(challenger.version))
             store.delete_registered_model_alias(name, CHALLENGER)
@@ -362,11 +363,11 @@ def promote(name: str, metric: str = "ndcg_at_10", force: bool = False, uri: str
 
 def _compared(challenger: Version, champion: Version, metric: str, uri: str | None) -> Comparison:
     """The challenger against the champion, user by user."""
-    ours, theirs = (v.tags.get(CORPUS, "") for v in (challenger, champion))
+    ours, theirs = (v.tags.get(tag.CORPUS, "") for v in (challenger, champion))
     if ours != theirs:
         raise UserError(
-            f"Version {challenger.version} was trained on corpus {challenger.tags.get(DATASET)} ({ours[:12]}), the "
-            f"champion, version {champion.version}, on {champion.tags.get(DATASET)} ({theirs[:12]}): their figures "
+            f"Version {challenger.version} was trained on corpus {challenger.tags.get(tag.DATASET)} ({ours[:12]}), the "
+            f"champion, version {champion.version}, on {champion.tags.get(tag.DATASET)} ({theirs[:12]}): their figures "
             "cannot be compared. Train both on one corpus, or use --force."
         )
     columns = []

@@ -21,14 +21,13 @@ import symcere
 from symcere.errors import Terminated, UserError, nearest
 from symcere.home import CHECKPOINT
 from symcere.interrupt import interrupts_between_imports
-from symcere.tracking import process
+from symcere.tracking import process, tag
 from symcere.tracking.store import client, experiment_id, mask, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-HOST, PROCESS, ERROR = "symcere.host", "symcere.process", "symcere.error"
 COMMIT = "SYMCERE_COMMIT"
 """Environment of a job: the commit of the code that was sent, ``+changed`` if more was sent than that."""
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 5000  # MLflow's limits, in characters (tags: 5,000 on older servers)
@@ -151,7 +150,7 @@ class Tracker:
             self.flush()
         finally:
             if error:
-                self.set_tags({ERROR: error})
+                self.set_tags({tag.ERROR: error})
             self.store.set_terminated(self.run_id, status)
 
 
@@ -183,9 +182,9 @@ def start_run(
     uri = uri or tracking_uri()
     store = client(uri)
     reap(uri)
-    every = {"symcere.version": symcere.__version__, HOST: process.host(), PROCESS: process.identity(), **source()}
+    every = {tag.VERSION: symcere.__version__, tag.HOST: process.host(), tag.PROCESS: process.identity(), **source()}
     if parent:
-        every["mlflow.parentRunId"] = parent
+        every[tag.PARENT] = parent
     every |= dict(tags or {})
     if again:
         store.update_run(again, status="RUNNING")
@@ -256,8 +255,8 @@ def record_run(
 
     uri = uri or tracking_uri()
     store = client(uri)
-    every = {"symcere.version": symcere.__version__, HOST: process.host(), PROCESS: process.identity(), **source()}
-    every |= dict(tags) | ({"mlflow.parentRunId": parent} if parent else {}) | ({ERROR: error} if error else {})
+    every = {tag.VERSION: symcere.__version__, tag.HOST: process.host(), tag.PROCESS: process.identity(), **source()}
+    every |= dict(tags) | ({tag.PARENT: parent} if parent else {}) | ({tag.ERROR: error} if error else {})
     run = store.create_run(
         experiment_id(store, experiment, uri),
         start_time=int(started * 1000),
@@ -294,8 +293,8 @@ def reap(uri: str | None = None) -> list[str]:
     """
     store = client(uri)
     ended = []
-    for run in _search(store, f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{process.host()}'"):
-        if not process.alive(run.data.tags.get(PROCESS, "")):
+    for run in _search(store, f"attributes.status = 'RUNNING' and tags.`{tag.HOST}` = '{process.host()}'"):
+        if not process.alive(run.data.tags.get(tag.PROCESS, "")):
             Tracker(store, run.info.run_id, run.info.run_name, "").end("FAILED", "its process died")
             ended.append(run.info.run_id)
     return ended
@@ -443,7 +442,7 @@ def source() -> dict[str, str]:
     told = os.environ.get(COMMIT, "")
     if told:
         commit, _, changed = told.partition("+")
-        return {"mlflow.source.git.commit": commit, "symcere.git_changed": str(bool(changed)).lower()}
+        return {tag.COMMIT: commit, tag.CHANGED: str(bool(changed)).lower()}
 
     def git(*words: str) -> str:
         told = subprocess.run(
@@ -456,6 +455,6 @@ def source() -> dict[str, str]:
         if not git("ls-files", "__init__.py"):
             return {}
         changed = git("status", "--porcelain", "--untracked-files=no", ".")
-        return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "symcere.git_changed": str(bool(changed)).lower()}
+        return {tag.COMMIT: git("rev-parse", "HEAD"), tag.CHANGED: str(bool(changed)).lower()}
     except (OSError, subprocess.TimeoutExpired):
         return {}

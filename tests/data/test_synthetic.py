@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from symcere.data import reviews, splits
-from symcere.data.synthetic import _OBJECTIVE, _SENTIMENT, _VERDICT, FACETS, PRESETS, Synthetic, communities
+from symcere.data.synthetic import PRESETS, Synthetic, communities
+from symcere.data.wording import FACETS, OBJECTIVE, SENTIMENT, VERDICT
 from symcere.errors import UserError
 
 SEVERAL_BLOCKS = Synthetic(users=24_000, items=2_000, reviews=140_000)
@@ -201,9 +202,9 @@ def test_words_belong_to_one_class_only():
     words = [word for own in truth.words.values() for word in own]
     assert len(words) == len(set(words)) == 4 * 12 * 5 == len(truth.objective_words)
     assert list(truth.words) == [name for values in FACETS.values() for name in values]
-    templates = [t for facet in _OBJECTIVE.values() for t in facet]
+    templates = [t for facet in OBJECTIVE.values() for t in facet]
     assert not tokens(" ".join(templates)) & (truth.objective_words | truth.sentiment_words)
-    sentiments = " ".join((*_SENTIMENT, *itertools.chain(*_VERDICT.values())))
+    sentiments = " ".join((*SENTIMENT, *itertools.chain(*VERDICT.values())))
     assert not tokens(sentiments) & truth.objective_words
     assert not truth.objective_words & truth.sentiment_words
 

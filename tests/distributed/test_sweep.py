@@ -25,7 +25,7 @@ from symcere.distributed import trial as trials
 from symcere.distributed.studies import Study, open_storage, open_study
 from symcere.distributed.trial import Outcome, Spec, read_outcome, read_spec, write
 from symcere.errors import UserError
-from symcere.steps.sweep import final
+from symcere.steps.sweeps.finals import final
 from symcere.training import fit
 
 SPACE = {"train.lr": {"loguniform": [1e-4, 1e-1]}, "model.layers": {"int": [1, 3]}}
@@ -718,12 +718,12 @@ def test_slips_on_the_command_line_are_named(corpora):
 
 
 def test_one_process_at_a_time_runs_a_sweep(tmp_path):
-    from symcere.steps.sweep import _Lock
+    from symcere.steps.sweeps.lock import Lock
     from symcere.tracking import process
 
     path = tmp_path / "mine" / "running.json"
-    with _Lock(path.parent):
-        with pytest.raises(UserError, match=f"'mine' is running, in process {os.getpid()}"), _Lock(path.parent):
+    with Lock(path.parent):
+        with pytest.raises(UserError, match=f"'mine' is running, in process {os.getpid()}"), Lock(path.parent):
             pass
         assert path.exists()
     assert not path.parent.exists()  # nothing had begun in it
@@ -738,11 +738,11 @@ def test_one_process_at_a_time_runs_a_sweep(tmp_path):
         path.write_text(held if isinstance(held, str) else json.dumps(held))
         os.utime(path, (time.time() - age,) * 2)
         if runs:
-            with pytest.raises(UserError, match=runs), _Lock(path.parent):
+            with pytest.raises(UserError, match=runs), Lock(path.parent):
                 pass
             path.unlink()
         else:
-            with _Lock(path.parent):
+            with Lock(path.parent):
                 assert json.loads(path.read_text())["process"] == process.identity()
 
 
@@ -925,10 +925,11 @@ def test_trials_of_several_workers_never_wait_for_each_other(corpora):
         import sys
         from symcere.distributed.pool import pool
         from symcere.steps import sweep as command
-        module = sys.modules["symcere.steps.sweep"]
+        from symcere.config.sweep import load
+        from symcere.steps.sweeps import command as module, finals
         with pool(cpus=3):
-            assert module._together(module.load(FILE), {"CPU": 3.0}) == 1
-            module._together = lambda *_: 2
+            assert module.together(load(FILE), {"CPU": 3.0}) == 1
+            module.together = finals.together = lambda *_: 2
             print(command(FILE, trials=2)["trials"])
     """
     script = "\n".join(line[8:] for line in script.splitlines()).replace("FILE", repr(str(file)))

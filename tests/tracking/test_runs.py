@@ -14,7 +14,8 @@ import pytest
 from symcere import tracking
 from symcere.errors import UserError
 from symcere.tracking import process
-from symcere.tracking.runs import ERROR, HOST, PROCESS, Terminated
+from symcere.tracking.runs import Terminated
+from symcere.tracking.tag import ERROR, HOST, PROCESS
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from symcere.reporting.collect import Sweep
 from symcere.reporting.document import Block, Row, Table, Text
 from symcere.reporting.results import Results
 from symcere.reporting.words import DASH, counted, hours_text, lasted, listed, reason, seconds_text
+from symcere.tracking import tag
 
 
 def cost(sweep: Sweep, results: Results) -> list[Block]:
@@ -50,10 +51,10 @@ def cost(sweep: Sweep, results: Results) -> list[Block]:
 
 def protocol(sweep: Sweep) -> list[Block]:
     corpora = {r.dataset: r.corpus for r in sweep.runs if r.corpus}
-    commits = Counter(r.tags.get("mlflow.source.git.commit", "")[:12] for r in sweep.runs)
+    commits = Counter(r.tags.get(tag.COMMIT, "")[:12] for r in sweep.runs)
     commits.pop("", None)
-    versions = sorted({r.tags.get("symcere.version", "") for r in sweep.runs} - {""})
-    changed = any(r.tags.get("symcere.git_changed") == "true" for r in sweep.runs)
+    versions = sorted({r.tags.get(tag.VERSION, "") for r in sweep.runs} - {""})
+    changed = any(r.tags.get(tag.CHANGED) == "true" for r in sweep.runs)
     code = f"symcere {listed(versions)}" if versions else "an unknown version of symcere"
     if commits:
         code += f", commit {listed([f'`{c}`' for c in commits])}" + (" with uncommitted changes" if changed else "")

@@ -1,0 +1,26 @@
+"""The tags of a run and of a registered version: what writes them and what finds runs by them agree here."""
+
+VERSION, COMMIT, CHANGED = "symcere.version", "mlflow.source.git.commit", "symcere.git_changed"
+"""The code that ran: its version, its commit where it is a checkout, and whether it was changed since that."""
+HOST, PROCESS = "symcere.host", "symcere.process"
+"""Where it runs; a run whose process is dead is ended by the next start."""
+ERROR = "symcere.error"
+"""Why it failed."""
+PARENT = "mlflow.parentRunId"
+DATASET, CORPUS = "symcere.dataset", "symcere.corpus"
+"""Name and fingerprint of what it was trained on."""
+METHOD, EXPERIMENT = "symcere.method", "symcere.experiment"
+"""A method's name, and the hash of all settings."""
+STORAGE, RESUMES = "symcere.storage", "symcere.resumes"
+"""Where its checkpoint is while it trains, other than at home; the name of the run that it goes on with."""
+
+SWEEP, SWEEP_FILE = "symcere.sweep", "symcere.sweep_file"
+"""The sweep's name, and the hash of its file."""
+ROLE = "symcere.role"
+"""In a sweep: ``dataset`` (parent of the other two), ``trial`` (one setting of the search), ``final`` (the chosen
+setting, one run for each seed, judged on test) or ``report``."""
+TRIAL, ENDED, MODEL = "symcere.trial", "symcere.ended", "symcere.model"
+"""A trial's id, of a final model that which chose its setting; how it ended; the hash of what it trains."""
+
+RUN, PROMOTED = "symcere.run", "symcere.promoted"
+"""Of a version: the run it was made of, and why it was promoted."""
