@@ -21,7 +21,7 @@ from symcere.data import opening
 from symcere.data.dates import MILLISECONDS, ambiguous, day_first, seconds
 from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic
 from symcere.data.readers.carrier import carrier, looked_ahead
-from symcere.data.schema import SCHEMA
+from symcere.data.schema import SCHEMA, as_text
 from symcere.errors import UserError, nearest
 
 ROWS = 1 << 16
@@ -365,17 +365,6 @@ def _strings(values: list[Any]) -> pa.Array:
         return pa.array(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
         return pa.array([as_text(value) for value in values], pa.string())
-
-
-def as_text(value: Any) -> str | None:
-    """An id or a text as it counts, whatever a file holds: 12.0 is "12"."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # lone surrogates
-    if isinstance(value, float):
-        return None if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return " ".join(value)
-    return None if value is None or isinstance(value, (dict, list)) else str(value)
 
 
 def _blank(ids: pa.Array) -> np.ndarray:

@@ -1,5 +1,8 @@
 """The columns of a review, whatever source it comes from."""
 
+import math
+from typing import Any
+
 import pyarrow as pa
 
 SCHEMA = pa.schema(
@@ -12,3 +15,14 @@ SCHEMA = pa.schema(
         pa.field("row", pa.int64(), nullable=False),  # position among all records of the sources
     ]
 )
+
+
+def as_text(value: Any) -> str | None:
+    """An id or a text as it counts, whatever a file holds: 12.0 is "12"."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # lone surrogates
+    if isinstance(value, float):
+        return None if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return " ".join(value)
+    return None if value is None or isinstance(value, (dict, list)) else str(value)

@@ -14,7 +14,7 @@ from symcere.data import opening
 from symcere.data.cards import file_name
 from symcere.data.readers import generic, hotelrec
 from symcere.data.readers.carrier import carrier, looked_ahead
-from symcere.data.reviews import as_text
+from symcere.data.schema import as_text
 
 _OWN = ("item_title", "item_name", "product_title", "product_name", "hotel_name", "business_name", "place_name",
         "movie_title", "book_title")  # fmt: skip

@@ -18,7 +18,7 @@ from symcere.distributed.actors import Actor, in_pieces
 from symcere.distributed.pool import GROWTH, check, pool, ray_address, room
 from symcere.errors import UserError
 from symcere.home import writing
-from symcere.serving import Request, Service
+from symcere.serving import Request, Service, raw_id
 
 COLUMNS = ("user_id", "review_text", "liked_items")
 """What a row of the input may say; a further column is ignored."""
@@ -74,9 +74,9 @@ def answers(service: Service, asked: Request, requests: Any) -> Any:
     rows = [
         dataclasses.replace(
             asked,
-            user_id=None if (user := _of(columns, "user_id", n)) is None else str(user),
+            user_id=raw_id(_of(columns, "user_id", n)),
             review_text=_of(columns, "review_text", n),
-            liked_items=tuple(map(str, _of(columns, "liked_items", n) or ())),
+            liked_items=tuple(item for raw in _of(columns, "liked_items", n) or () if (item := raw_id(raw))),
         )
         for n in range(len(requests))
     ]

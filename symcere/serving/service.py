@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from symcere.data.cleaning import clean_text
 from symcere.data.corpus import Corpus
+from symcere.data.schema import as_text
 from symcere.errors import UserError
 from symcere.evaluation.ranking import entries, top_k
 from symcere.model.closed_form import ItemToItem, Popularity
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from symcere.training import Fitted
 
 HELPFUL = 64
-"""Requests at once up to which an unknown id is told the nearest ones: that takes milliseconds each."""
+"""Requests at once up to which an unknown item is told the nearest ones: that takes milliseconds each."""
+MOST = 1e6
+"""The largest weight of the popularity term."""
 
 Basis = Literal["known", "text", "liked", "popularity"]
 
@@ -48,7 +52,7 @@ class Request:
         review_text: the words of a new user.
         liked_items: ids of items that a new user liked.
         k: how many items, at most.
-        exclude_seen: leave out what the user has reviewed (in training or validation) or says to have liked.
+        exclude_seen: leave out what the user has reviewed, in whatever split, or says to have liked.
         popularity_weight: w of the popularity term; None: that of the experiment.
         candidates: rank these alone (what is in stock); None: all items.
         exclude: never these.
@@ -88,6 +92,17 @@ class _Ground(NamedTuple):
     """Number of a known user, else -1."""
     liked: tuple[int, ...]
     notes: list[str]
+
+
+def raw_id(value: Any) -> str | None:
+    """An id as ``prepare`` reads it, whatever a request holds: 12.0 is "12"; None where it says nothing.
+
+    Raises:
+        UserError: a number beyond 2⁵³, whose last digits a float does not hold.
+    """
+    if isinstance(value, float) and abs(value) >= 2**53:
+        raise UserError(f"An id is a text: as the number {value:g} its last digits are lost.")
+    return (as_text(value) or "").strip() or None
 
 
 class Service:
@@ -149,7 +164,7 @@ class Service:
             user_ids=corpus.user_ids,
             item_ids=corpus.item_ids,
             item_titles=corpus.item_titles,
-            seen=sp.csr_array(corpus.train + corpus.val),
+            seen=sp.csr_array(corpus.train + corpus.val + corpus.test),
             popularity=corpus.item_popularity,
             newcomers=newcomers,
             encoder=None if embeddings is None else lambda: embeddings.encoder,
@@ -229,6 +244,9 @@ class Service:
         return [answer for answer in answers if answer is not None]
 
     def _check(self, request: Request) -> None:
+        for name, ids in (("liked_items", request.liked_items), ("exclude", request.exclude)):
+            if isinstance(ids, str) or ids is None:
+                raise UserError(f"{name} is a list of item ids, not {ids!r}.")
         if not 1 <= request.k <= self.num_items:
             raise UserError(
                 f"k is {request.k}, but {self.name} knows {self.num_items} items: choose 1 to {self.num_items}."
@@ -236,8 +254,8 @@ class Service:
         weight = request.popularity_weight
         if weight is None:
             return
-        if not np.isfinite(weight) or weight < 0:
-            raise UserError(f"popularity_weight is {weight}: it must be a number of at least 0.")
+        if not 0 <= weight <= MOST:
+            raise UserError(f"popularity_weight is {weight}: it must be a number from 0 to {MOST:g}.")
         if getattr(self.scorer, "bias", None) is None:
             raise UserError(
                 f"{self.name} has no popularity term to weigh: leave popularity_weight away, or train with "
@@ -246,23 +264,23 @@ class Service:
 
     def _encoded(self, requests: Sequence[Request]) -> tuple[np.ndarray | None, list[bool]]:
         """Embeddings of the texts of those who are not known, [n, t], and whether each has one that says something."""
-        texts = [(r.review_text or "") if r.user_id is None or r.user_id not in self.users else "" for r in requests]
-        reads = self.newcomers is not None and self.newcomers.reads_text and self.encoder is not None
-        if not reads or not any(text.strip() for text in texts):
+        new = [r.user_id is None or r.user_id not in self.users for r in requests]
+        texts = [clean_text(r.review_text or "") if n else "" for r, n in zip(requests, new, strict=True)]
+        reads = self.newcomers is not None and self.newcomers.reads_text
+        if not reads or not any(texts) or self.encoder is None:  # loaded only where there is something to read
             return None, [False] * len(requests)
-        assert self.encoder is not None
         X = self.encoder.encode(texts)
         return X, np.any(X, axis=1).tolist()
 
     def _ground(self, request: Request, readable: bool, helpful: bool) -> _Ground:
         notes: list[str] = []
         known = None if request.user_id is None else self.users.get(request.user_id)
-        if known is not None:
-            return _Ground("known", known, (), notes)
-        if request.user_id is not None:
-            near = _near(request.user_id, self.user_ids) if helpful else ""
-            notes.append(f"User '{request.user_id}' is not known. {near}".strip())
-        if (request.review_text or "").strip() and not readable:
+        words = bool((request.review_text or "").strip())
+        if known is not None and (words or request.liked_items):
+            notes.append("Words and liked items of a known user do not count: the model knows them by training.")
+        if known is None and request.user_id is not None:  # others' ids are nobody's business
+            notes.append(f"User '{request.user_id}' is not known.")
+        if known is None and words and not readable:
             reads = self.newcomers is not None and self.newcomers.reads_text
             why = "holds no word that its encoder knows" if reads else "does not count: the model reads no text"
             notes.append(f"The text {why}.")
@@ -271,6 +289,8 @@ class Service:
             near = _near(unknown[0], self.item_ids) if helpful else ""
             notes.append(f"{len(unknown)} liked items are not known, such as '{unknown[0]}'. {near}".strip())
         liked = tuple(sorted({self.items[item] for item in request.liked_items if item in self.items}))
+        if known is not None:
+            return _Ground("known", known, liked, notes)
         if readable:
             return _Ground("text", -1, liked, notes)
         if liked and (self.newcomers.uses_items if self.newcomers else isinstance(self.scorer, ItemToItem)):
@@ -304,7 +324,7 @@ class Service:
         """What ranks these users, numbered from 0, and their vectors if they have some."""
         users = torch.tensor([g.user for g in grounds])
         new = (users < 0).numpy()
-        liked = _matrix([g.liked for g in grounds], self.num_items)
+        liked = _matrix([g.liked if g.user < 0 else () for g in grounds], self.num_items)
         if isinstance(self.scorer, ItemToItem):
             history = self.scorer.history[np.where(new, 0, users.numpy())]
             history = sp.csr_array(sp.diags_array((~new).astype(np.float32)) @ history + liked)
@@ -327,7 +347,7 @@ class Service:
             if not request.exclude_seen:
                 rows.append(())
             elif ground.user >= 0:
-                rows.append(entries(self.seen, np.array([ground.user]))[1])
+                rows.append(sorted({*entries(self.seen, np.array([ground.user]))[1].tolist(), *ground.liked}))
             else:
                 rows.append(ground.liked)
         return _matrix(rows, self.num_items)

@@ -42,7 +42,7 @@ def recommend(
     why: bool = True,
     progress: Progress = None,
 ) -> dict[str, Any]:
-    """The k best items of some users, that they have not reviewed in training or validation.
+    """The k best items of some users, that they have not reviewed.
 
     Args:
         candidates: ids of items; rank these alone (what is in stock).

@@ -4,8 +4,7 @@ Rows ask, the answer has one row for each, in their order. Every column is optio
 
     user_id, review_text, liked_items, candidates, exclude, k, exclude_seen, popularity_weight, why
 
-Parameters of the same names (but the first three) hold for the rows that say nothing themselves; MLflow wants numbers
-and truth values in every row of a column or in none.
+Parameters of the same names (but the first three) hold for the rows that say nothing themselves.
 See :class:`symcere.serving.Request` for what they mean, and :mod:`symcere.serving.service` for what happens to a user
 who is not known.
 """
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
@@ -44,7 +44,7 @@ class Recommender(PythonModel):
         known = [name for name in (*ROW, *SETTINGS) if name in model_input.columns]
         if not known:  # MLflow has dropped the columns that it does not know, and the rows with them
             raise _refused(f"No column of the input is known; there are {', '.join((*ROW, *SETTINGS))}.")
-        common = {name: value for name, value in (params or {}).items() if name in SETTINGS and not _missing(value)}
+        common = {name: value for name, value in (params or {}).items() if name in SETTINGS and not _empty(value)}
         columns = {name: model_input[name].tolist() for name in known}
         try:
             requests = []
@@ -60,24 +60,35 @@ class Recommender(PythonModel):
 
 
 def _missing(value: Any) -> bool:
-    """None, NaN, or an empty list: nothing was said."""
+    """None, NaN or "": nothing was said. An empty list says something: that nothing is in stock."""
     if hasattr(value, "__len__"):
-        return len(value) == 0
+        return isinstance(value, str) and not value
     return value is None or value is pd.NA or value != value
 
 
+def _empty(value: Any) -> bool:
+    """Of a parameter, whose default is an empty list."""
+    return _missing(value) or (hasattr(value, "__len__") and len(value) == 0)
+
+
 def _value(name: str, value: Any) -> Any:
+    from symcere.serving import raw_id
+
     if name in ("liked_items", "candidates", "exclude"):
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             raise _refused(f"{name} must be a list of item ids, not {value!r}.")
-        return tuple(str(item) for item in value)
-    if name == "k":
-        if float(value) != int(value):
+        return tuple(item for raw in value if (item := raw_id(raw)))
+    if name in ("exclude_seen", "why"):
+        if not isinstance(value, (bool, np.bool_)):
+            raise _refused(f"{name} must be true or false, not {value!r}.")
+        return bool(value)
+    if name in ("k", "popularity_weight"):
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+            raise _refused(f"{name} must be a number, not {value!r}.")
+        if name == "k" and not float(value).is_integer():
             raise _refused(f"k must be a whole number, not {value}.")
-        return int(value)
-    if name == "popularity_weight":
-        return float(value)
-    return bool(value) if name in ("exclude_seen", "why") else str(value)
+        return int(value) if name == "k" else float(value)
+    return raw_id(value) if name == "user_id" else str(value)
 
 
 def _refused(text: str) -> MlflowException:

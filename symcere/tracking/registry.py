@@ -6,7 +6,7 @@ import importlib.metadata
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import symcere
 from symcere.config import Experiment
 from symcere.errors import UserError, nearest
 from symcere.evaluation.significance import Comparison, compare
-from symcere.serving import Service, bundle
+from symcere.serving import Request, Service, bundle
 from symcere.tracking import tag
 from symcere.tracking.runs import StoredRun, find_run
 from symcere.tracking.store import client, mask, tracking_uri
@@ -134,18 +134,8 @@ def signature(service: Service) -> Any:
     from mlflow.types.schema import AnyType, Array
 
     text, ids = DataType.string, Array(DataType.string)
-    any_list = AnyType()  # of strings; as an array no row could leave it out that another one has
-    asked: list[tuple[str, Any]] = [
-        ("user_id", text),
-        ("review_text", text),
-        ("liked_items", any_list),
-        ("candidates", any_list),
-        ("exclude", any_list),
-        ("k", DataType.long),
-        ("exclude_seen", DataType.boolean),
-        ("popularity_weight", DataType.double),
-        ("why", DataType.boolean),
-    ]
+    # Of another type MLflow would turn "false" into true and 1.5 into 1, and no row could leave out what another has.
+    asked: list[tuple[str, Any]] = [(f.name, text if f.name == "review_text" else AnyType()) for f in fields(Request)]
     params = [
         ParamSpec("k", DataType.long, min(10, service.num_items)),
         ParamSpec("exclude_seen", DataType.boolean, True),
@@ -172,12 +162,12 @@ def signature(service: Service) -> Any:
 
 
 def example(service: Service) -> Any:
-    """A known user, and a new one by their words and by an item they liked."""
+    """A user by their id, which is made up, and a new one by their words and by an item they liked."""
     import pandas as pd
 
     return pd.DataFrame(
         {
-            "user_id": [service.user_ids[0].as_py(), None],
+            "user_id": ["somebody", None],
             "review_text": [None, "Exactly what I was looking for."],
             "liked_items": [[], [service.item_ids[0].as_py()]],
         }

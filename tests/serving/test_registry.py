@@ -140,10 +140,20 @@ def test_rows_and_parameters_say_the_same(model):
     by_params = model.predict(pd.DataFrame({"user_id": ["ann-003"]}), params={"k": 2, "popularity_weight": 0.0})
     by_row = model.predict(pd.DataFrame({"user_id": ["ann-003"], "k": [2], "popularity_weight": [0.0]}))
     assert by_params.to_dict("records") == by_row.to_dict("records")
-    rows = pd.DataFrame({"user_id": ["ann-003", "ann-003"], "candidates": [["thing-001", "thing-002"], []]})
+    rows = pd.DataFrame({"user_id": ["ann-003", "ann-003"], "candidates": [["thing-001", "thing-002"], None]})
     assert [len(items) for items in model.predict(rows, params={"exclude_seen": False})["items"]] == [2, 10]
     rows = pd.DataFrame({"user_id": pd.array(["ann-003", pd.NA], dtype="string")})
     assert model.predict(rows)["basis"].tolist() == ["known", "popularity"]
+
+
+def test_a_row_may_leave_out_what_another_says(model):
+    """Also numbers, which pandas then turns into floats: of ids and counts."""
+    import pandas as pd
+
+    rows = pd.DataFrame([{"user_id": 7, "k": 2}, {"liked_items": ["thing-001"]}, {"user_id": None, "k": 3.0}])
+    answers = model.predict(rows, params={"k": 4})
+    assert answers["user_id"].tolist() == ["7", None, None]
+    assert [len(items) for items in answers["items"]] == [2, 4, 3]
 
 
 def test_bad_input_is_refused_with_the_servers_code_for_it(model):
@@ -155,10 +165,15 @@ def test_bad_input_is_refused_with_the_servers_code_for_it(model):
         (one, {"k": 19}, "choose 1 to 18"),
         (one, {"k": 0}, "choose 1 to 18"),
         (one, {"candidates": ["thing-x"]}, "Did you mean thing-0"),
-        (one, {"popularity_weight": -1.0}, "at least 0"),
+        (one, {"popularity_weight": -1.0}, "from 0 to 1e"),
         ({"customer": ["ann-000"]}, {}, "No column of the input is known"),
         ({"user_id": ["ann-000"], "liked_items": ["thing-001"]}, {}, "must be a list of item ids"),
-        ({"user_id": [17]}, {}, "schema"),
+        ({"user_id": ["ann-000"], "candidates": [[]]}, {}, "no candidate is given"),  # nothing is in stock
+        ({"user_id": ["ann-000"], "exclude_seen": ["false"]}, {}, "must be true or false"),
+        ({"user_id": ["ann-000"], "k": [True]}, {}, "k must be a number"),
+        ({"user_id": ["ann-000"], "k": ["3"]}, {}, "k must be a number"),
+        ({"user_id": ["ann-000"], "k": [1.5]}, {}, "whole number"),
+        ({"user_id": [1e17]}, {}, "last digits are lost"),
     ):
         with pytest.raises(MlflowException, match=words) as caught:
             model.predict(pd.DataFrame(rows), params=params)

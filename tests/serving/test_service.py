@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from symcere.config import Experiment
 from symcere.errors import UserError
 from symcere.evaluation.ranking import top_k
-from symcere.serving import Request, Service
+from symcere.serving import Request, Service, raw_id
 from symcere.serving.reasons import MOST, chosen, sentences, split
 from symcere.training import fit
 
@@ -20,8 +20,10 @@ def taste(item: str) -> int:
 
 
 def test_known_users_get_what_evaluation_ranks(service, corpus):
+    """But for what they reviewed in the test split: to serve, no review is held out."""
     requests = [Request(user_id=user, k=5) for user in corpus.user_ids.to_pylist()]
-    items, scores = top_k(service.scorer, np.arange(corpus.num_users), 5, csr_array(corpus.train + corpus.val))
+    reviewed = csr_array(corpus.train + corpus.val + corpus.test)
+    items, scores = top_k(service.scorer, np.arange(corpus.num_users), 5, reviewed)
     for k, answer in enumerate(service.recommend(requests)):
         assert answer.basis == "known"
         assert answer.items == corpus.item_ids.take(items[k].numpy()).to_pylist()
@@ -46,7 +48,8 @@ def test_batches_answer_as_single_requests_do(service):
 
 
 def test_seen_items_are_left_out_unless_asked_for(service, corpus):
-    seen = set(corpus.item_ids.take(np.flatnonzero((corpus.train + corpus.val).toarray()[7])).to_pylist())
+    reviewed = (corpus.train + corpus.val + corpus.test).toarray()[7]
+    seen = set(corpus.item_ids.take(np.flatnonzero(reviewed)).to_pylist())
     left, all_of_them = service.recommend([Request("ann-007", k=18), Request("ann-007", k=18, exclude_seen=False)])
     assert not seen & set(left.items)
     assert len(left.items) == 18 - len(seen)
@@ -105,20 +108,39 @@ def test_fallbacks_come_in_the_stated_order_and_are_flagged(service, corpus):
         ]
     )
     assert [a.basis for a in answers] == ["known", "text", "liked", "liked", "popularity", "popularity"]
-    assert answers[0].notes == []
+    assert answers[0].notes == ["Words and liked items of a known user do not count: the model knows them by training."]
+    assert "thing-001" not in answers[0].items  # liked, they say
     assert "The text holds no word that its encoder knows." in answers[3].notes
     assert any("'thing-9'. Did you mean thing-0" in note for note in answers[3].notes)
     counts = corpus.item_popularity[by_popularity[:10]].tolist()
     assert answers[4].scores == counts
-    assert "'ann-00' is not known. Did you mean ann-0" in answers[5].notes[0]
+    assert answers[5].notes[0] == "User 'ann-00' is not known."  # whose ids are like it is nobody's business
+
+
+def test_the_words_of_a_newcomer_are_cleaned_as_those_of_training_are(service):
+    plain, marked = service.recommend(
+        [
+            Request(review_text="warm pool & straight neck", k=5),
+            Request(review_text="warm&nbsp;pool &amp;\n <b>straight</b><br/>neck", k=5),
+        ]
+    )
+    assert plain.items == marked.items
+    assert plain.scores == pytest.approx(marked.scores, abs=1e-5)
+
+
+def test_ids_count_as_prepare_reads_them():
+    values = [7, 7.0, np.float64(7), " 7 ", "007", None, float("nan"), "", 2**60]
+    assert [raw_id(value) for value in values] == ["7", "7", "7", "7", "007", None, None, None, str(2**60)]
+    with pytest.raises(UserError, match="last digits are lost"):
+        raw_id(1e17)
 
 
 def test_bad_requests_are_refused_in_words(service):
     for request, words in (
         (Request("ann-000", k=0), "choose 1 to 18"),
         (Request("ann-000", k=19), "k is 19, but tiny-symcere knows 18 items"),
-        (Request("ann-000", popularity_weight=-1.0), "at least 0"),
-        (Request("ann-000", popularity_weight=float("nan")), "at least 0"),
+        (Request("ann-000", popularity_weight=-1.0), "from 0 to 1e.06"),
+        (Request("ann-000", popularity_weight=float("nan")), "from 0 to 1e.06"),
         (Request("ann-000", candidates=("thing-0",)), "Did you mean thing-0"),
         (Request("ann-000", candidates=()), "No item is left.*no candidate is given"),
     ):
@@ -169,7 +191,8 @@ def test_models_without_vectors_or_text_recommend_and_say_so(corpus, embeddings)
                 Request(liked_items=("thing-001", "thing-004"), k=5),
             ]
         )
-        items, _ = top_k(fitted.scorer, np.array([4]), 5, csr_array(corpus.train + corpus.val))
+        reviewed = csr_array(corpus.train + corpus.val + corpus.test)
+        items, _ = top_k(fitted.scorer, np.array([4]), 5, reviewed)
         assert known.items == corpus.item_ids.take(items[0].numpy()).to_pylist()
         assert "No reasons: the ranking does not come from texts." in known.notes
         assert words.basis == "popularity"
