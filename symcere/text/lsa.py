@@ -71,7 +71,8 @@ class LSA:
             )
         components = np.ones((1, 1))  # of a single term, which scikit-learn refuses
         if weighted.shape[1] > 1:
-            svd = TruncatedSVD(min(self.settings.dim, *weighted.shape), random_state=0).fit(weighted)
+            with np.errstate(invalid="ignore"):  # of texts all alike it divides their variance, none, by itself
+                svd = TruncatedSVD(min(self.settings.dim, *weighted.shape), random_state=0).fit(weighted)
             # Directions beyond the rank are rounding noise, which the normalisation would blow up.
             components = svd.components_[svd.singular_values_ > 1e-5 * svd.singular_values_[0]]
         self._set(vectorizer.vocabulary_, vectorizer.idf_, components.astype(np.float16))

@@ -79,9 +79,11 @@ def test_it_repeats_itself():
         ["good good good", "good"],
         ["good pool", "bad bus", "good bus"],
         ["same words here"] * 3 + ["others there"],
+        ["good pool"] * 3,
         [f"word{n}" for n in range(40)],
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_tiny_corpora(texts):
     encoder = fitted(texts, dim=256)
     vectors = encoder.encode(texts)
