@@ -148,6 +148,7 @@ def test_popularity_weights_trade_accuracy_against_popularity(shop):
     assert rows[1]["ndcg_at_10"] == run.metrics["test_ndcg_at_10"]
     assert rows[0]["arp_at_10"] < rows[1]["arp_at_10"] < rows[2]["arp_at_10"]
     assert told["figure"].read_bytes()[:4] == b"\x89PNG"
+    assert any("--split val" in note for note in told["notes"])  # a weight is not chosen by test
     weighed = steps.evaluate(run.name, settings={"evaluate.popularity_weight": 50.0})
     assert weighed["metrics"]["ndcg_at_10"] == rows[2]["ndcg_at_10"]
     with pytest.raises(UserError, match="no popularity term"):
@@ -174,6 +175,11 @@ def test_a_finished_run_is_reused_where_asked(shop):
     assert shop["symcere"].metrics.items() <= again.metrics.items()
     other = steps.train("shop", settings={**FAST, **LSA, "train.seed": 1}, reuse=True)
     assert not other.reused
+    # What a sweep counts as its own has to say so: a run that lies in the same experiment is none of its models.
+    final = steps.train(
+        "shop", settings={**FAST, **LSA}, reuse=True, tags={"symcere.sweep": "s", "symcere.role": "final"}
+    )
+    assert not final.reused
 
 
 def test_an_experiment_repeats_a_run(shop):

@@ -9,6 +9,7 @@ Files lie in ``tune/`` beside their schema. Everything is checked before anythin
 """
 
 import contextlib
+import difflib
 import functools
 import hashlib
 import random
@@ -21,7 +22,7 @@ from typing import Any, Literal
 
 import yaml
 
-from symcere.config.baselines import baseline, baselines
+from symcere.config.baselines import DEFAULT, baseline, baselines
 from symcere.config.canonical import same_model
 from symcere.config.experiment import Experiment, Text
 from symcere.config.fields import build, json_schema, read_yaml, setting
@@ -40,6 +41,10 @@ from symcere.config.space import (
 from symcere.errors import UserError, nearest
 from symcere.home import NAME, NAMED
 
+FINITE = 2000
+"""Spaces of at most so many points are enumerated when the sampler runs out of new ones."""
+SELECTED = 10
+"""The cut-off that reports compare by."""
 CHECKED = 1000
 """Combinations of a space that are tried before anything starts: the first ones in order, and as many at random."""
 
@@ -137,11 +142,13 @@ class Search:
     """One method as it is searched: the same on each data set.
 
     Attributes:
+        baseline: the named method that it starts from.
         base: the method's own settings, where the search starts.
         points: what is tried first, by parameter's key; the sampler completes a point that leaves something open.
     """
 
     method: str
+    baseline: str
     base: Experiment
     space: Space
     points: list[dict[str, Any]]
@@ -173,6 +180,29 @@ class Search:
             with contextlib.suppress(UserError):
                 found.append(self.experiment(settings))
         return found
+
+    @functools.cached_property
+    def models(self) -> dict[str, dict[str, Any]] | None:
+        """Each model of a small discrete space with a point that makes it; None for other spaces."""
+        if any(not p.options and not p.integer for p in self.space.everything()):
+            return None
+
+        def values_of(parameter: Parameter) -> Sequence[Any]:
+            return parameter.labels or range(int(parameter.low), int(parameter.high) + 1)
+
+        points = list(islice(self.space.points(self.flat, values_of), FINITE + 1))
+        if len(points) > FINITE:
+            return None
+        found: dict[str, dict[str, Any]] = {}
+        for settings, values in points:
+            with contextlib.suppress(UserError, ValueError):
+                found.setdefault(same_model(self.experiment(settings)), values)
+        return found
+
+    @property
+    def most(self) -> int:
+        """Trials at most: a small space has fewer models than were asked for."""
+        return self.trials if self.models is None else min(self.trials, len(self.models))
 
     @functools.cached_property
     def texts(self) -> list[Text]:
@@ -305,6 +335,20 @@ def folder() -> Path:
     return checkout if (checkout / "schema.json").is_file() else package / "_tune"
 
 
+def _start(name: str, place: Place) -> str:
+    """The named method that one starts from which does not say it."""
+    if name in baselines():
+        return name
+    alike = difflib.get_close_matches(name.lower(), baselines(), 1, 0.8)
+    if alike and not name.startswith(DEFAULT):
+        raise Misplaced(
+            f"Method '{name}' is no named one, and so would start from {DEFAULT}. Did you mean {alike[0]}? Else say "
+            f"what it starts from: `baseline: {DEFAULT}`.",
+            place,
+        )
+    return DEFAULT
+
+
 def _searches(sweep: Sweep) -> Iterator[Search]:
     shared = read_space(sweep.space, ("space",))
     common = settings_of(sweep.settings, ("settings",))
@@ -316,12 +360,15 @@ def _searches(sweep: Sweep) -> Iterator[Search]:
         if method.baseline and method.baseline not in baselines():
             known = nearest(method.baseline, baselines())
             raise Misplaced(f"Unknown baseline '{method.baseline}'. {known}", (*place, "baseline"))
-        start = method.baseline or (name if name in baselines() else "symcere")
+        start = method.baseline or _start(str(name), place)
         own = settings_of(method.settings, (*place, "settings"))
         try:
             base = baseline(start, common, own)
         except UserError as error:
             raise Misplaced(f"Method '{name}': {error}", (*place, "settings")) from None
+        if SELECTED not in base.evaluate.ks:
+            there = (*place, "settings") if "evaluate.ks" in own else ("settings",)
+            raise Misplaced(f"evaluate.ks holds {SELECTED} in a sweep: its reports compare by NDCG@{SELECTED}.", there)
         special = read_space(method.space, (*place, "space"))
         named = {p.name for p in special.parameters}  # a method's own parameter stands in place of the sweep's
         space = Space((*(p for p in shared.parameters if p.name not in named), *special.parameters))
@@ -331,7 +378,7 @@ def _searches(sweep: Sweep) -> Iterator[Search]:
             points.append(_point(space, base, point, ("points", str(number))))
         for number, point in enumerate(method.points):
             points.append(_point(space, base, point, (*place, "points", str(number))))
-        search = Search(str(name), base, space, _distinct(points), method.trials or sweep.trials)
+        search = Search(str(name), start, base, space, _distinct(points), method.trials or sweep.trials)
         search.check()
         if sweep.sampler.kind == "grid":
             grid = search.grid()

@@ -4,7 +4,6 @@ Optuna suggests; the trials' own files say what is done. Whatever process is kil
 the disk: :class:`Study` reads it when it is made. Nothing here knows Ray.
 """
 
-import contextlib
 import itertools
 import os
 import random
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 ASKED_AGAIN = 20
 """Suggestions in a row that were tried before, after which a study has nothing new."""
-FINITE = 2000
-"""Spaces of at most so many points are enumerated when the sampler runs out of new ones."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,6 @@ class Study:
         self._numbers = itertools.count(1 + max(map(int, self._folders()), default=-1))
         self._points = list(search.points)
         self._rng = random.Random(f"{dataset}/{search.method}")
-        self._small = self._enumerate()
         self._read()
 
     @property
@@ -94,10 +90,10 @@ class Study:
     @property
     def limit(self) -> int:
         """Trials in all, of which a small space has fewer than were asked for."""
-        if self._small is None:
+        if self.search.models is None:
             return self.search.trials
         impossible = sum(not spec.model for spec in self.specs.values())
-        return min(self.search.trials, len(self._small) + impossible)
+        return min(self.search.trials, len(self.search.models) + impossible)
 
     @property
     def total(self) -> int:
@@ -221,26 +217,9 @@ class Study:
         settings, values = self.search.space.draw(self.search.flat, choose)
         return trial, settings, values
 
-    def _enumerate(self) -> dict[str, dict[str, Any]] | None:
-        """Each model of a small discrete space with a point that makes it; None for other spaces."""
-        if any(not p.options and not p.integer for p in self.search.space.everything()):
-            return None
-        found: dict[str, dict[str, Any]] = {}
-
-        def values_of(parameter: Parameter) -> Sequence[Any]:
-            return parameter.labels or range(int(parameter.low), int(parameter.high) + 1)
-
-        points = list(itertools.islice(self.search.space.points(self.search.flat, values_of), FINITE + 1))
-        if len(points) > FINITE:
-            return None
-        for settings, values in points:
-            with contextlib.suppress(UserError, ValueError):
-                found.setdefault(same_model(self.search.experiment(settings)), values)
-        return found
-
     def _untried(self) -> dict[str, Any] | None:
         """A point of a small space that was not tried, where the sampler finds none."""
-        left = [values for model, values in (self._small or {}).items() if model not in self._models]
+        left = [values for model, values in (self.search.models or {}).items() if model not in self._models]
         return self._rng.choice(left) if left else None
 
     # ------------------------------------------------------------ what came of it

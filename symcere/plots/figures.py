@@ -98,11 +98,16 @@ def norm_against_popularity(
     """
     drawn, (axes,) = figure()
     popularity = np.asarray(popularity, dtype=float)
-    series = norms if isinstance(norms, Mapping) else {"": norms}
+    trained = popularity > 0  # the others have no place on this axis
+    series = {
+        name: np.asarray(lengths, dtype=float)[trained]
+        for name, lengths in (norms if isinstance(norms, Mapping) else {"": norms}).items()
+    }
+    popularity = popularity[trained]
     alpha = float(np.clip(400 / max(len(popularity), 1), 0.08, 0.6))
-    bounds = np.unique(np.geomspace(max(popularity.min(), 1), popularity.max() + 1, 13).round())
+    bounds = np.unique(np.geomspace(popularity.min(), popularity.max() + 1, 13).round())
     for n, (name, lengths) in enumerate(series.items()):
-        lengths, colour = np.asarray(lengths, dtype=float), PALETTE[n % len(PALETTE)]
+        colour = PALETTE[n % len(PALETTE)]
         axes.scatter(popularity, lengths, s=9, color=colour, alpha=alpha, linewidths=0, rasterized=True)
         bins = np.digitize(popularity, bounds)
         middle = [(np.median(popularity[bins == b]), np.median(lengths[bins == b])) for b in np.unique(bins)]
@@ -117,7 +122,7 @@ def norm_against_popularity(
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     _title(axes, title, note)
     axes.legend()
-    if np.ptp(np.concatenate([np.asarray(v, dtype=float) for v in series.values()])) < 1e-4:
+    if np.ptp(np.concatenate(list(series.values()))) < 1e-4:
         axes.set_ylim(0, 1.25 * max(float(np.max(v)) for v in series.values()))  # lengths all alike: no false drama
     return drawn
 

@@ -19,6 +19,7 @@ from symcere.config.baselines import baselines as known_baselines
 from symcere.errors import UserError, nearest
 from symcere.evaluation.significance import Comparison, Ranks, average_ranks, compare, correct
 from symcere.reporting.collect import Sweep, SweepRun
+from symcere.tracking import tag
 
 NDCG, RECALL = "ndcg_at_10", "recall_at_10"
 TITLES = {NDCG: "NDCG@10", RECALL: "Recall@10"}
@@ -104,13 +105,17 @@ class Results:
         self.focus = self.focus or (self._best_on_validation(present) if self.elected else DEFAULT)
         order = {name: n for n, name in enumerate(known_baselines())}
         self.methods = sorted({m for _, m in self.finals}, key=lambda m: (m == self.focus, order.get(m, len(order)), m))
-        ours = [m for m in self.methods if m == self.focus or m.startswith(DEFAULT)]
         others = [m for m in self.methods if m != self.focus]
         # A variant of the proposed method is no baseline; only where there is nothing else is it what we compare with.
-        self.rivals = [m for m in others if m not in ours] if self.focus.startswith(DEFAULT) else others
+        self.rivals = [m for m in others if not self._proposed(m)] if self._proposed(self.focus) else others
         self.against_variants = not self.rivals and bool(others)
         if self.against_variants:
             self.rivals = others
+
+    def _proposed(self, method: str) -> bool:
+        """Whether a method is the proposed one, or a variant of it."""
+        runs = (r for of in (self.finals, self.trials) for (_, m), each in of.items() if m == method for r in each)
+        return next((r.tags[tag.BASELINE] for r in runs if tag.BASELINE in r.tags), method).startswith(DEFAULT)
 
     def _best_on_validation(self, methods: set[str]) -> str:
         wins: dict[str, list[float]] = {m: [0, 0.0] for m in sorted(methods)}
@@ -138,11 +143,11 @@ class Results:
         tried = [r.validation for r in self.trials.get((dataset, method), []) if r.finished]
         return max((v for v in tried if not math.isnan(v)), default=math.nan)
 
-    def best(self, dataset: str, metric: str, place: int = 1) -> str | None:
-        """The method with the best (second best …) mean on the test split."""
-        scores = {m: s.mean for m in self.methods if (s := self.score(dataset, m, metric))}
-        ranked = sorted(scores, key=lambda m: -scores[m])
-        return ranked[place - 1] if len(ranked) >= place else None
+    def best(self, dataset: str, metric: str, methods: Sequence[str] = (), place: int = 1) -> list[str]:
+        """The methods, all of them or among some, with the best (second best …) mean on the test split."""
+        scores = {m: s.mean for m in methods or self.methods if (s := self.score(dataset, m, metric))}
+        ranked = sorted(set(scores.values()), reverse=True)
+        return [m for m, mean in scores.items() if len(ranked) >= place and mean == ranked[place - 1]]
 
     def strongest(self, dataset: str) -> str | None:
         """The baseline to beat: the best on validation; where none has a validation value, there is none."""
@@ -257,12 +262,13 @@ class Results:
         """Average ranks by test NDCG@10.
 
         Returns:
-            the ranks of all methods that have every data set (None if fewer than two), these data sets, and the
-            methods left out.
+            the ranks of all methods that have every data set (None if fewer than two), these data sets (without those
+            where no method has it, since their catalogue is too small), and the methods left out.
         """
-        complete = [m for m in self.methods if all(self.score(d, m, NDCG) for d in self.datasets)]
+        datasets = [d for d in self.datasets if any(self.score(d, m, NDCG) for m in self.methods)]
+        complete = [m for m in self.methods if all(self.score(d, m, NDCG) for d in datasets)]
         left = [m for m in self.methods if m not in complete]
-        if len(complete) < 2 or not self.datasets:
-            return None, self.datasets, left
-        scores = {m: [self.score(d, m, NDCG).mean for d in self.datasets] for m in complete}  # type: ignore[union-attr]
-        return average_ranks(scores), self.datasets, left
+        if len(complete) < 2 or not datasets:
+            return None, datasets, left
+        scores = {m: [self.score(d, m, NDCG).mean for d in datasets] for m in complete}  # type: ignore[union-attr]
+        return average_ranks(scores), datasets, left

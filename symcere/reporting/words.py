@@ -88,4 +88,4 @@ def listed(names: Sequence[str], most: int = 8) -> str:
 
 def file_name(name: str) -> str:
     """A name as part of a file's name."""
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

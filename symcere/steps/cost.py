@@ -133,7 +133,7 @@ def plan(
                 corpus = open_corpus(dataset)
             except UserError as error:
                 missing.append(str(error))
-                rows += [{"data set": dataset, "method": s.method, "trials": s.trials} for s in declared.searches]
+                rows += [{"data set": dataset, "method": s.method, "trials": s.most} for s in declared.searches]
                 continue
             for search in declared.searches:
                 if progress:
@@ -147,7 +147,7 @@ def plan(
     unknown = [r for r in rows if r.get("hours") is None]
     return {
         "sweep": declared.name,
-        "trials": sum(s.trials for s in declared.searches) * len(sweep.datasets),
+        "trials": sum(s.most for s in declared.searches) * len(sweep.datasets),
         "final models": sum(r.get("final models", 0) for r in rows),
         "at once": int(at_once),
         "hours": total if len(unknown) < len(rows) else None,
@@ -175,7 +175,7 @@ def _cost(
         for names in [",".join(e.name for e in text.encoders)]
     ]
     width = max((e.width for e in stored.values() if e is not None), default=256)
-    row: dict[str, Any] = {"data set": corpus.name, "method": search.method, "trials": search.trials}
+    row: dict[str, Any] = {"data set": corpus.name, "method": search.method, "trials": search.most}
     row["final models"] = min(seeds, 1) if experiment.closed_form.kind != "none" else seeds
     memory = max(memory_of(corpus, one, width) for one in search.experiments)
     disk = 1.2 * 4 * 4 * (corpus.num_users + corpus.num_items) * experiment.model.dim
@@ -188,7 +188,7 @@ def _cost(
         trial = before + EXTRA + epoch * expected_epochs(stopping, train.epochs, train.patience)
         final = before + epoch * min(train.epochs, 4 * train.patience)
         row["seconds per epoch"] = epoch
-        row["hours"] = (search.trials * trial + row["final models"] * final) / at_once / 3600
+        row["hours"] = (search.most * trial + row["final models"] * final) / at_once / 3600
     return row | {"GB of memory": round(memory / 1e9, 2), "MB of disk": round(disk / 1e6, 1)}, missing
 
 

@@ -5,7 +5,7 @@ import statistics
 from typing import Any
 
 from symcere.steps.corpora import Progress, open_corpus
-from symcere.steps.runs import train
+from symcere.steps.runs import somebody, train
 from symcere.tracking import tracking_uri
 
 SEEDS = (1, 2, 3)
@@ -51,7 +51,7 @@ def demo(progress: Progress = None) -> dict[str, Any]:
         "store": tracking_uri(),
         "look": f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri())}",
         "next": [
-            f"symcere recommend {best} --user {corpus.user_ids[0]}",
+            f"symcere recommend {best} --user={somebody(corpus)}",
             f"symcere evaluate {best} --popularity-weights 0,0.5,1",
         ],
     }

@@ -112,7 +112,8 @@ def train(
         name: stem of the run's name, by default ``<data set>-<method>``.
         resume: a run that was interrupted; it goes on with the numbers of an uninterrupted one, by its own experiment
             where none is given.
-        reuse: return a finished run of the very same experiment on the same corpus and of this method, if there is one.
+        reuse: return a finished run of the very same experiment on the same corpus, of this method and with the same
+            part in a sweep, if there is one.
         test: evaluate the chosen epoch on the test split, once. A sweep's trials never do.
         group: MLflow experiment that the run is filed under, by default the data set's name.
         tags: more tags of the run.
@@ -144,7 +145,8 @@ def train(
         raise UserError(f"Run {begun.name} is finished: nothing is left to train. For longer, raise --train.epochs.")
     identity = {tag.EXPERIMENT: experiment_hash(whole), tag.CORPUS: corpus.fingerprint}
     group = group or corpus.name
-    if reuse and (found := _finished_run(group, corpus.name, {**identity, tag.METHOD: method})):
+    place = {key: value for key, value in (tags or {}).items() if key in (tag.SWEEP, tag.ROLE)}
+    if reuse and (found := _finished_run(group, corpus.name, {**identity, tag.METHOD: method, **place})):
         return found
     judge = Evaluator(corpus, "test", whole.evaluate.ks, explicit_ks=_asks_for_ks(settings)) if test else None
     embeddings = embeddings_of(corpus, whole, progress)
@@ -212,11 +214,11 @@ def train(
         run.log_file(path)
     seconds = sum(e["epoch_seconds"] for e in state.history)
     told = Run(run.name, run.run_id, corpus.name, method, metrics, state.best_epoch, state.epoch, seconds, path, notes)
-    told.next = [f"symcere evaluate {run.name}", f"symcere recommend {run.name} --user {_somebody(corpus)}"]
+    told.next = [f"symcere evaluate {run.name}", f"symcere recommend {run.name} --user={somebody(corpus)}"]
     return told
 
 
-def _somebody(corpus: Corpus) -> str:
+def somebody(corpus: Corpus) -> str:
     """A user to try a command with, as a shell takes it."""
     return shlex.quote(corpus.user_ids[0].as_py())
 
@@ -266,7 +268,6 @@ def experiment_hash(experiment: Experiment) -> str:
 
 
 def _finished_run(group: str, dataset: str, identity: Mapping[str, str]) -> Run | None:
-
     for run in tracking.list_runs(group):
         path = checkpoint_of(run.name)
         if run.status == "FINISHED" and path.exists() and all(run.tags.get(k) == v for k, v in identity.items()):
@@ -375,12 +376,17 @@ def evaluate(
             }
             for weight, e in judged.items()
         ]
-        figure = popularity_trade_off(*(np.array([row[key] for row in rows]) for key in rows[0]))
+        title = f"Accuracy against popularity, {'test' if split == 'test' else 'validation'} split"
+        figure = popularity_trade_off(*(np.array([row[key] for row in rows]) for key in rows[0]), title=title)
         told["popularity_weights"] = rows
         folder = out or restored.path.parent
         folder.mkdir(parents=True, exist_ok=True)
         told["figure"] = save(figure, folder / "popularity_trade_off.png")
     told["notes"] = list(result.notes)
+    if popularity_weights and split == "test":
+        told["notes"].append(
+            "Shown on the test split; to choose a weight, look at the same on validation: --split val."
+        )
     if cold:
         from symcere.serving.cold import cold_start
 

@@ -153,6 +153,20 @@ sampler: {kind: grid}
     assert [tuple(p.values()) for p in search.points] == [("bpr", "all"), ("softmax", "all"), ("softmax", "batch")]
 
 
+def test_a_small_space_has_fewer_trials_than_were_asked_for(tmp_path):
+    text = "datasets: [a]\ntrials: 20\nmethods:\n  popularity: {}\n  symcere: {space: {model.normalise: [none, l2]}}\n"
+    few = load(write(tmp_path, text)).searches
+    assert [(s.trials, s.most) for s in few] == [(20, 1), (20, 2)]
+    (many,) = load(write(tmp_path, "datasets: [a]\nspace: {train.lr: {loguniform: [1e-4, 1e-1]}}\n")).searches
+    assert many.most == many.trials == 20
+
+
+def test_a_name_of_ones_own_starts_from_symcere_and_a_baseline_says_itself(tmp_path):
+    methods = "bpr: {}, symcere-2: {}, lightgcn: {}, mine: {baseline: ease}, lightgcm: {baseline: symcere}"
+    found = load(write(tmp_path, f"datasets: [a]\nmethods: {{{methods}}}\n")).searches
+    assert [s.baseline for s in found] == ["symcere", "symcere", "lightgcn", "ease", "symcere"]
+
+
 def test_combinations_are_made_once(tmp_path, monkeypatch):
     """A wide space has thousands, which data sets and studies all ask for."""
     from symcere.config.sweep import Search
@@ -224,6 +238,8 @@ WRONG = {
         "drop_own needs text",
     ),
     "an unknown baseline": ("  lightgcn:\n", "  other:\n    baseline: lightgnc\n", 13, "Did you mean lightgcn"),
+    "a named method with a slip": ("  lightgcn:\n", "  LightGNC:\n", 12, "Did you mean lightgcn"),
+    "no place for NDCG@10": ("datasets: [here, there]", "datasets: [here]\nsettings: {evaluate.ks: [5, 20]}", 2, "10"),
     "a wrong part of a method": ("  lightgcn:\n    space:", "  lightgcn:\n    spaces:", 13, "methods.lightgcn.spaces"),
     "a wrong number": ("datasets: [here, there]", "trials: -1\ndatasets: [here]", 1, "at least 1"),
     "a wrong sampler": ("datasets: [here, there]", "datasets: [here]\nsampler:\n  kind: tpee", 3, "sampler.kind"),

@@ -52,7 +52,7 @@ def make_corpus(path: Path, name: str, seed: int, users: int = 40, items: int = 
 def search(space: dict | None = None, trials: int = 6, method: str = "lightgcn", **settings) -> Search:
     base = Experiment().replace({"model.features": "id", "train.epochs": 30}, settings)
     found = read_space(SPACE if space is None else space, ())
-    return Search(method, base, found, [found.nearest_point(base.flat())], trials)
+    return Search(method, method, base, found, [found.nearest_point(base.flat())], trials)
 
 
 def study(folder: Path, dataset: str = "hotels", searched: Search | None = None, kind: str = "tpe", **more) -> Study:
@@ -574,7 +574,7 @@ def test_a_whole_sweep_over_two_data_sets(corpora, ray_here, monkeypatch):
 
     file = write_sweep(corpora)
     planned = plan(file)
-    assert (planned["trials"], planned["final models"], planned["missing"]) == (16, 6, [])
+    assert (planned["trials"], planned["final models"], planned["missing"]) == (10, 6, [])
     assert planned["hours"] > 0
     assert not (corpora / "sweeps").exists()
 
@@ -596,6 +596,12 @@ def test_a_whole_sweep_over_two_data_sets(corpora, ray_here, monkeypatch):
         sweep(file)
 
     before = {path: path.stat().st_mtime_ns for path in (corpora / "sweeps").rglob("outcome.json")}
+    kept = corpora / "sweeps" / "tiny" / "sweep.yaml"
+    text = kept.read_text()
+    kept.write_text(text.replace("epochs: 12", "epochs: 13"))
+    with pytest.raises(UserError, match="was changed since the sweep began"):
+        sweep(resume="tiny")
+    kept.write_text(text)
     again = sweep(resume="tiny")  # all is there: nothing runs again
     assert again["table"] == result["table"]
     assert {path: path.stat().st_mtime_ns for path in before} == before

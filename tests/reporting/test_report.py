@@ -14,6 +14,7 @@ from symcere import cli, steps, tracking
 from symcere.errors import UserError
 from symcere.reporting import Results, Sweep, collect, document, search
 from symcere.reporting.document import Document, Figure, Table, Text
+from symcere.reporting.words import file_name
 
 
 def section(report: Document, title: str):
@@ -142,6 +143,32 @@ def test_the_temperature_curve_peaks_where_it_was_planted(report):
         assert max(line.get_ydata()) == pytest.approx(1)
 
 
+def test_losses_and_methods_are_shares_of_the_same_best(losses_sweep, report):
+    """A line's height tells which is better: only the best of all reaches 1."""
+    trials = [t for t in losses_sweep.trials if t.finished]
+    best = {d: max(t.validation for t in trials if t.dataset == d) for d in losses_sweep.datasets}
+
+    def lines(name: str) -> dict[str, float]:
+        (figure,) = [f for f in report.figures() if f.name == name]
+        (axes,) = figure.drawn.axes
+        return {line.get_label(): max(line.get_ydata()) for line in axes.get_lines() if len(line.get_xdata()) > 1}
+
+    of_losses = lines("objective_ranking_temperature_symcere--by-ranking-loss")
+    for loss, height in of_losses.items():
+        shares = [
+            t.validation / best[t.dataset]
+            for t in trials
+            if t.method == "symcere" and t.params["objective.ranking.loss"] == loss
+        ]
+        assert height == pytest.approx(max(shares))
+    assert sorted(h == pytest.approx(1) for h in of_losses.values()) == [False] * (len(of_losses) - 1) + [True]
+
+
+@pytest.mark.parametrize(("one", "other"), [("v1.0", "v1-0"), ("a_b", "a.b")])
+def test_names_of_data_sets_stay_apart_as_files(one, other):
+    assert file_name(one) != file_name(other)
+
+
 def test_the_ablation_finds_the_planted_normalisation(report):
     found = table(report, "ablation_model_normalise")
     rows = {tuple(row[:2]): row[2:] for row in found.rows}
@@ -183,7 +210,7 @@ def test_without_final_models_there_is_what_the_search_shows(losses_sweep, tmp_p
     assert not any(t.name.startswith(("main", "significance")) for t in found.tables())
     assert any(f.name.startswith("objective_ranking_temperature") for f in found.figures())
     assert words(found, "Average rank") == (
-        "Fewer than two methods have a final model on every data set, so there is no rank."
+        "Fewer than two methods have test NDCG@10 on every data set, so there is no rank."
     )
 
 

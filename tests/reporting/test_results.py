@@ -8,7 +8,9 @@ import pytest
 from symcere.errors import UserError
 from symcere.evaluation.significance import average_ranks, compare, holm
 from symcere.reporting.collect import Sweep, SweepRun
+from symcere.reporting.document import Text
 from symcere.reporting.results import Results
+from symcere.reporting.sections.accuracy import accuracy, average_rank
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,31 @@ def test_the_strongest_baseline_is_the_best_on_validation(three):
     assert found.focus == "symcere"
     assert found.methods == ["mf-bpr", "lightgcn", "symcere"]
     assert found.strongest("a") == "lightgcn"
-    assert found.best("a", "ndcg_at_10") == "symcere"
-    assert found.best("a", "ndcg_at_10", 2) == "mf-bpr"  # the better one on test is not the one to beat
+    assert found.best("a", "ndcg_at_10") == ["symcere"]
+    assert found.best("a", "ndcg_at_10", place=2) == ["mf-bpr"]  # the better one on test is not the one to beat
+    assert found.best("a", "ndcg_at_10", found.rivals) == ["mf-bpr"]
+
+
+def test_equals_share_a_place(three):
+    twin = [replace(r, method="twin") for r in three if r.method == "symcere"]
+    found = results(*three, *twin)
+    assert sorted(found.best("a", "ndcg_at_10")) == ["symcere", "twin"]
+    assert found.best("a", "ndcg_at_10", place=2) == ["mf-bpr"]
+    told = " ".join(b.text for b in accuracy(found) if isinstance(b, Text))
+    assert "does not have the best mean" not in told
+
+
+def test_what_a_method_starts_from_makes_it_a_baseline_or_a_variant(three):
+    """Not its name, where the store tells."""
+    names = {"symcere-lgn": "lightgcn", "mine": "symcere"}
+    more = [
+        replace(r, method=name, tags={"symcere.baseline": start})
+        for name, start in names.items()
+        for r in three
+        if r.method == "mf-bpr"
+    ]
+    assert results(*three, *more).rivals == ["mf-bpr", "lightgcn", "symcere-lgn"]
+    assert results(*three, *(replace(r, tags={}) for r in more)).rivals == ["mf-bpr", "lightgcn", "mine"]
 
 
 def test_scores_are_means_and_deviations_over_seeds(three):
@@ -185,3 +210,14 @@ def test_ranks_hold_the_methods_that_have_every_data_set(three):
     np.testing.assert_allclose(ranks.ranks, expected.ranks)
     assert ranks.critical_difference == expected.critical_difference
     assert results(three[0]).ranks()[0] is None
+
+
+def test_a_data_set_without_the_metric_does_not_take_the_ranks_of_the_others(three):
+    tiny = [replace(r, dataset="tiny", metrics={"test_ndcg_at_5": 1.0}) for r in three if r.dataset == "a"]
+    ranks, datasets, left = results(*three, *tiny).ranks()
+    expected, _, _ = results(*three).ranks()
+    assert (datasets, left) == (["a", "b"], [])
+    assert (ranks.methods, ranks.critical_difference) == (expected.methods, expected.critical_difference)
+    np.testing.assert_array_equal(ranks.ranks, expected.ranks)
+    told = " ".join(b.text for b in average_rank(results(*three, *tiny)) if isinstance(b, Text))
+    assert "Without tiny, where no method has test NDCG@10" in told

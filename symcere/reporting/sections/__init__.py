@@ -82,7 +82,8 @@ def _lead(results: Results) -> list[str]:
             for verb, names in (("significantly better", won), ("significantly worse", lost), ("not told apart", open_))
             if names
         ]
-        lead.append(f"Over users and seeds, Holm-corrected, it is {'; '.join(told)}.")
+        over = "users and seeds" if any(c.seeds > 1 for c in tested.values()) else "users"
+        lead.append(f"Over {over}, Holm-corrected, it is {'; '.join(told)}.")
     return lead
 
 

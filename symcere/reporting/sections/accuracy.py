@@ -39,39 +39,31 @@ def accuracy(results: Results) -> list[Block]:
         )
     for metric, title in TITLES.items():
         blocks.append(_main_table(results, metric, title))
-    seen = {d: results.best(d, NDCG) for d in results.datasets}
-    others = [
-        d for d in results.datasets if results.strongest(d) and _strongest_on_test(results, d) != results.strongest(d)
-    ]
-    if others:
-        told = []
-        for dataset in others:
-            rival = _strongest_on_test(results, dataset)
-            gain = results.gain(dataset, rival, NDCG) if rival else None
-            if gain:
-                told.append(f"{rival} on {dataset}, against which the gain is {percent(gain.relative)}")
+    told = []
+    for dataset in results.datasets:
+        strongest = results.best(dataset, NDCG, results.rivals)
+        if results.strongest(dataset) and strongest and results.strongest(dataset) not in strongest:
+            gain = results.gain(dataset, strongest[0], NDCG)
+            assert gain is not None
+            told.append(f"{strongest[0]} on {dataset}, against which the gain is {percent(gain.relative)}")
+    if told:
         blocks.append(
             Text(f"Chosen with hindsight, by test, the strongest {rivals} would be another: {'; '.join(told)}.")
         )
-    lost = [d for d, best in seen.items() if best != results.focus and results.score(d, results.focus, NDCG)]
-    if lost and len(results.methods) > 1:
-        told = [f"{seen[d]} on {d}" for d in lost]
+    seen = {d: results.best(d, NDCG) for d in results.datasets if results.score(d, results.focus, NDCG)}
+    told = [f"{listed(best)} on {d}" for d, best in seen.items() if results.focus not in best]
+    if told:
         blocks.append(
             Text(f"{results.focus} does not have the best mean NDCG@10 everywhere. Higher on test: {listed(told, 15)}.")
         )
     return blocks
 
 
-def _strongest_on_test(results: Results, dataset: str) -> str | None:
-    scores = {m: s.mean for m in results.rivals if (s := results.score(dataset, m, NDCG))}
-    return max(scores, key=lambda m: scores[m]) if scores else None
-
-
 def _main_table(results: Results, metric: str, title: str) -> Table:
     gains = results.headline(metric)
     rows: list[Row] = []
     for dataset in results.datasets:
-        best, second = results.best(dataset, metric), results.best(dataset, metric, 2)
+        best, second = (results.best(dataset, metric, place=place) for place in (1, 2))
         row: list[Cell | str] = [dataset]
         for method in results.methods:
             score = results.score(dataset, method, metric)
@@ -79,8 +71,8 @@ def _main_table(results: Results, metric: str, title: str) -> Table:
                 Cell(
                     digits(score.mean),
                     "" if math.isnan(score.sd) else f"± {digits(score.sd)}",
-                    best=method == best and len(results.methods) > 1,
-                    second=method == second and len(results.methods) > 2,
+                    best=method in best and len(results.methods) > 1,
+                    second=method in second and len(results.methods) > 2,
                 )
                 if score
                 else DASH
@@ -178,8 +170,11 @@ def _holm(c: Comparison) -> float:
 def average_rank(results: Results) -> list[Block]:
     ranks, datasets, left = results.ranks()
     if ranks is None:
-        return [Text("Fewer than two methods have a final model on every data set, so there is no rank.", missing=True)]
+        return [Text("Fewer than two methods have test NDCG@10 on every data set, so there is no rank.", missing=True)]
     blocks: list[Block] = []
+    without = [d for d in results.datasets if d not in datasets]
+    if without:
+        blocks.append(Text(f"Without {listed(without)}, where no method has test NDCG@10.", missing=True))
     if len(datasets) == 1:
         blocks.append(
             Text("One data set gives an order, not an average rank; a critical difference needs several.", missing=True)
@@ -202,6 +197,6 @@ def average_rank(results: Results) -> list[Block]:
         blocks.append(Figure("critical_difference", caption, drawn))
     if left:
         blocks.append(
-            Text(f"Without a final model on every data set, and so without a rank: {listed(left)}.", missing=True)
+            Text(f"Without test NDCG@10 on every data set, and so without a rank: {listed(left)}.", missing=True)
         )
     return blocks

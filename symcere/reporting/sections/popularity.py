@@ -47,7 +47,7 @@ def popularity(results: Results) -> list[Block]:
             "Items stand in three thirds of the training interactions: a few popular ones hold the first (head), many "
             "rare ones the last (tail). Mean popularity is in training interactions of what is recommended; Gini is 0 "
             "where all items are recommended equally often; coverage is the share of items recommended to anybody; "
-            "norm is the Spearman correlation of the length of item vectors with popularity."
+            "norm is the Spearman correlation of the length of item vectors with popularity, of one final model."
         )
     )
     methods = _shown(results)

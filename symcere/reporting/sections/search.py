@@ -24,22 +24,27 @@ TEMPERATURE = "objective.ranking.temperature"
 
 def temperature(results: Results) -> list[Block]:
     trials = {m: {d: search.useful(t) for (d, of), t in results.trials.items() if of == m} for m in results.searched}
+    tops: dict[str, float] = {}
+    for each in trials.values():
+        for dataset, of in each.items():
+            tops[dataset] = max([tops.get(dataset, 0.0), *(t.validation for t in of)])
     blocks: list[Block] = []
     for name in _temperatures(trials.get(results.focus, {})):
         lines = trials[results.focus]
-        blocks += _curve(results.focus, name, lines, "data set")
-        losses = _by_loss(lines) if name == TEMPERATURE else {}
+        blocks += _curve(results.focus, name, lines, tops, "data set")
+        losses = _by_loss(lines, tops) if name == TEMPERATURE else {}
         if len(losses) > 1:
-            blocks += _curve(f"{results.focus}, by ranking loss", name, losses, "loss")
+            blocks += _curve(f"{results.focus}, by ranking loss", name, losses, dict.fromkeys(losses, 1.0), "loss")
     main = {method: names[0] for method in trials if (names := _temperatures(trials[method]))}
     if set(main) - {results.focus}:
-        blocks += _curve_of_methods(results, main, trials)
+        blocks += _curve_of_methods(results, main, trials, tops)
     if not blocks:
         return [Text("No temperature with an effect was varied in this sweep, so there is no curve.", missing=True)]
     lead = (
         "Best validation NDCG@10 among the trials with each temperature, whatever their other settings, as a share of "
-        "the best of the data set: an upper envelope of the search, not a controlled experiment. Temperatures that "
-        "were drawn, not listed, are gathered in ranges of equal ratio. A ring marks the best of each line."
+        "the best of any method on the data set: an upper envelope of the search, not a controlled experiment. "
+        "Temperatures that were drawn, not listed, are gathered in ranges of equal ratio. A ring marks the best of "
+        "each line."
     )
     return [Text(lead), *blocks]
 
@@ -55,14 +60,16 @@ def _temperatures(trials: Trials) -> list[str]:
     return sorted(acting, key=lambda n: (n != TEMPERATURE, n))
 
 
-def _share(trials: Trials, name: str, lines: int = 1) -> tuple[dict[str, dict[float, float]], int]:
+def _share(
+    trials: Trials, name: str, tops: Mapping[str, float], lines: int = 1
+) -> tuple[dict[str, dict[float, float]], int]:
     """:func:`_on` the ranges that suit these trials."""
-    return _on(search.grid((t for each in trials.values() for t in each), name, lines), trials, name)
+    return _on(search.grid((t for each in trials.values() for t in each), name, lines), trials, name, tops)
 
 
-def _curve(title: str, name: str, trials: Trials, lines: str) -> list[Block]:
+def _curve(title: str, name: str, trials: Trials, tops: Mapping[str, float], lines: str) -> list[Block]:
     """A line for each key of ``trials``; too many are drawn as their mean and its spread."""
-    shares, count = _share(trials, name, min(len(trials), MOST_LINES))
+    shares, count = _share(trials, name, tops, min(len(trials), MOST_LINES))
     where = sorted({v for share in shares.values() for v in share})
     if len(where) < 2:
         return []
@@ -81,11 +88,11 @@ def _curve(title: str, name: str, trials: Trials, lines: str) -> list[Block]:
     return [Figure(f"{name.replace('.', '_')}_{file_name(title)}", caption, drawn)]
 
 
-def _by_loss(trials: Trials) -> dict[str, list[SweepRun]]:
+def _by_loss(trials: Trials, tops: Mapping[str, float]) -> dict[str, list[SweepRun]]:
     """The trials of each ranking loss with a temperature, each validation as a share of its data set's best."""
     found: dict[str, list[SweepRun]] = {}
-    for each in trials.values():
-        top = max((t.validation for t in each), default=0.0)
+    for dataset, each in trials.items():
+        top = tops[dataset]
         for trial in each:
             if top > 0 and search.acts(trial, TEMPERATURE) and TEMPERATURE in trial.params:
                 loss = str(trial.params["objective.ranking.loss"])
@@ -93,14 +100,16 @@ def _by_loss(trials: Trials) -> dict[str, list[SweepRun]]:
     return found
 
 
-def _curve_of_methods(results: Results, main: Mapping[str, str], trials: Mapping[str, Trials]) -> list[Block]:
+def _curve_of_methods(
+    results: Results, main: Mapping[str, str], trials: Mapping[str, Trials], tops: Mapping[str, float]
+) -> list[Block]:
     """One line for each method, over its main temperature: the mean over data sets."""
     strongest = sorted(main, key=lambda m: (m != results.focus, -results.strength(m)))[:MOST_LINES]
-    shares = {m: _share(trials[m], main[m]) for m in strongest}
+    shares = {m: _share(trials[m], main[m], tops) for m in strongest}
     values = {v for share, _ in shares.values() for points in share.values() for v in points}
     if len(values) > search.MOST_POINTS:  # methods whose ranges differ: one grid for all
         bounds = np.geomspace(min(values), max(values), 8)
-        shares = {m: _on(bounds, trials[m], main[m]) for m in strongest}
+        shares = {m: _on(bounds, trials[m], main[m], tops) for m in strongest}
         values = {v for share, _ in shares.values() for points in share.values() for v in points}
     where = sorted(values)
     lines = {}
@@ -118,11 +127,12 @@ def _curve_of_methods(results: Results, main: Mapping[str, str], trials: Mapping
     return [Figure("temperature_of_methods", caption, drawn)]
 
 
-def _on(bounds: np.ndarray | None, trials: Trials, name: str) -> tuple[dict[str, dict[float, float]], int]:
+def _on(
+    bounds: np.ndarray | None, trials: Trials, name: str, tops: Mapping[str, float]
+) -> tuple[dict[str, dict[float, float]], int]:
     """For each data set, the share of its best by temperature; and how many trials stand behind it all."""
     curves = {d: search.curve(each, name, bounds) for d, each in sorted(trials.items())}
-    top = {d: max((t.validation for t in trials[d]), default=math.nan) for d in curves}
-    shares = {d: {v: r.best / top[d] for v, r in c.items()} for d, c in curves.items() if c and top[d] > 0}
+    shares = {d: {v: r.best / tops[d] for v, r in c.items()} for d, c in curves.items() if c and tops[d] > 0}
     return shares, sum(r.trials for c in curves.values() for r in c.values())
 
 

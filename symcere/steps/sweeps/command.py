@@ -151,6 +151,11 @@ def _begin(
                 f"from {home() / 'sweeps' / resume / 'sweep.yaml'}."
             ) from None
         declared, name = load(home() / "sweeps" / resume / "sweep.yaml"), resume
+        if plan.get("sha256", declared.sha256) != declared.sha256:
+            raise UserError(
+                f"{home() / 'sweeps' / resume / 'sweep.yaml'} was changed since the sweep began, whose trials are of "
+                "the former one. Put it back, or start it as another sweep: `symcere sweep FILE --name NAME`."
+            )
     else:
         declared = load(file)
         name = name or declared.name
@@ -164,7 +169,7 @@ def _begin(
     if trials:
         plan["trials"] = trials
     if not resume:
-        plan |= {"datasets": list(datasets), "methods": list(methods)}
+        plan |= {"datasets": list(datasets), "methods": list(methods), "sha256": declared.sha256}
     if seeds is not None or plan["seeds"] is None:
         plan["seeds"] = declared.sweep.seeds if seeds is None else seeds
     # Going on with some of it does not make the sweep smaller for the next time.
@@ -190,8 +195,8 @@ def _check_unused(name: str) -> None:
     """A sweep whose folder was removed may still stand in MLflow, and a report would count its trials, too."""
     if any(run.tags.get(tag.SWEEP) == name and run.tags.get(tag.ROLE) != "dataset" for run in tracking.list_runs(name)):
         raise UserError(
-            f"MLflow holds trials of an earlier sweep '{name}', whose folder is gone: a report would mix them with the "
-            "new ones. --name starts this one under another name."
+            f"MLflow holds trials of an earlier sweep '{name}', which is not in this home: a report would mix them "
+            "with the new ones. --name starts this one under another name."
         )
 
 

@@ -57,7 +57,11 @@ def train_finals(
                     "workers": study.workers,
                     "gpus": int(study.gpu > 0),
                     "parent": parents[spec.dataset].run_id,
-                    "tags": {tag.TRIAL: spec.id, tag.SWEEP_FILE: declared.sha256},
+                    "tags": {
+                        tag.TRIAL: spec.id,
+                        tag.SWEEP_FILE: declared.sha256,
+                        tag.BASELINE: study.search.baseline,
+                    },
                     "environment": _environment(),
                 }
             )

@@ -62,6 +62,7 @@ class Recorder:
     ):
         self.name, self.declared, self.parents = name, declared, parents
         self.folder = studies[0].folder
+        self.baselines = {search.method: search.baseline for search in declared.searches}
         self.fingerprints = {one.corpus.name: one.corpus.fingerprint for one in ready}
         self.queue: queue.Queue[tuple[Spec, Outcome] | None] = queue.Queue()
         self.trouble: Exception | None = None
@@ -118,6 +119,7 @@ class Recorder:
             tag.TRIAL: spec.id,
             tag.DATASET: spec.dataset,
             tag.METHOD: spec.method,
+            tag.BASELINE: self.baselines[spec.method],
             tag.CORPUS: self.fingerprints[spec.dataset],
             tag.SWEEP_FILE: self.declared.sha256,
             tag.ENDED: outcome.status,
