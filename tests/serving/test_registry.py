@@ -327,6 +327,11 @@ def test_mlflow_serves_it_over_http(registered, served_home, tmp_path):
         assert status == 200
         assert [row["basis"] for row in told["predictions"]] == ["text", "liked", "popularity"]
         assert told["predictions"][0]["user_id"] is None
+        status, mixed = ask({"dataframe_records": [{"user_id": 7, "k": 2}, {"liked_items": ["thing-001"]}]})
+        assert status == 200
+        assert [(row["user_id"], len(row["items"])) for row in mixed["predictions"]] == [("7", 2), (None, 10)]
+        for wrong in ({"exclude_seen": "false"}, {"k": 1.5}, {"k": True}, {"candidates": []}):
+            assert ask({"dataframe_records": [{"user_id": "ann-000", **wrong}]})[0] == 400, wrong
         assert all(set(row["items"]) == {"thing-004", "thing-007", "thing-002"} for row in told["predictions"])
         for body, words in (
             ({"dataframe_records": [{"user_id": "ann-000"}], "params": {"k": 1000}}, "choose 1 to 18"),
