@@ -70,6 +70,7 @@ def calls(monkeypatch) -> list:
             return step
 
     fake = Steps("symcere.steps")
+    fake.__path__ = [str(Path(symcere.__file__).parent / "steps")]  # the modules in it stay what they are
     monkeypatch.setitem(sys.modules, "symcere.steps", fake)
     monkeypatch.setattr(symcere, "steps", fake, raising=False)
     return made
