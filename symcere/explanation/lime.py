@@ -203,7 +203,7 @@ def _fit(masks: np.ndarray, response: np.ndarray, width: float) -> tuple[np.ndar
     """Sparse weights of W words, and what they leave unexplained on held-out variants of the variance that there is.
 
     Args:
-        masks: bool [S, W], the words that each variant has.
+        masks: bool [S, W], the words that each variant has; the first has all.
         response: float64 [S].
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -211,14 +211,18 @@ def _fit(masks: np.ndarray, response: np.ndarray, width: float) -> tuple[np.ndar
 
     kernel = np.exp(-((1 - np.sqrt(masks.mean(1))) ** 2) / width**2) if masks.shape[1] else np.ones(len(masks))
     mean = np.average(response, weights=kernel)
-    total = float(np.average((response - mean) ** 2, weights=kernel))
+    # Over the variants alone: the review itself is never held out, and would outweigh all of them where it is short.
+    total = float(np.average((response[1:] - mean) ** 2, weights=kernel[1:]))
     scale = np.sqrt(total)
     if scale < 5e-7:  # rounding alone: no word that the encoder knows
         return np.zeros(masks.shape[1]), 0.0, 0.0
     there = masks.astype(np.float64)
     centred = there - np.average(there, axis=0, weights=kernel)
     strongest = np.abs(centred.T @ (kernel * (response - mean) / scale)).max() / kernel.sum()
-    model = LassoCV(alphas=strongest * ALPHAS, cv=FOLDS, max_iter=5000)
+    rows = np.arange(len(masks))
+    # Without the review itself a fold cannot tell what all words do together: few words leave only one at a time.
+    folds = [(np.setdiff1d(rows, held), held) for held in np.array_split(rows[1:], FOLDS)]
+    model = LassoCV(alphas=strongest * ALPHAS, cv=folds, max_iter=5000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(there, (response - mean) / scale, sample_weight=kernel)

@@ -32,6 +32,16 @@ def test_sparse_weights_of_a_known_linear_response():
     assert unexplained < 0.01 * total
 
 
+@pytest.mark.parametrize("words", [1, 2, 3, 10])
+def test_a_linear_response_is_explained_however_few_the_words(words):
+    """Of one word nearly all weight of the kernel is on the review itself, of two or three a variant lacks just one."""
+    masks = _masks(words, Lime(), row=1)
+    for truth in (np.random.default_rng(words).normal(0, 0.05, words), np.full(words, 0.05)):
+        weights, unexplained, total = _fit(masks, 0.4 + masks @ truth, 0.25)
+        assert 1 - unexplained / total == pytest.approx(1, abs=0.002)
+        np.testing.assert_allclose(weights, truth, atol=0.05 * np.abs(truth).max())
+
+
 def test_noise_is_not_explained():
     """R² is of variants that the fit did not see: words that do nothing explain nothing."""
     noise = np.random.default_rng(0).normal(size=100)
