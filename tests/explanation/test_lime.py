@@ -42,6 +42,25 @@ def test_a_linear_response_is_explained_however_few_the_words(words):
         np.testing.assert_allclose(weights, truth, atol=0.05 * np.abs(truth).max())
 
 
+def test_variants_count_by_limes_kernel(monkeypatch):
+    """π = exp(−D² / σ²) with D = 1 − sqrt(share of words kept), by hand: of four words 4, 3, 2 and 1 are there."""
+    from sklearn.linear_model import LassoCV
+
+    seen = {}
+
+    def fit(self, X, y, sample_weight=None):
+        seen.update(X=X, weight=sample_weight)
+        return plain(self, X, y, sample_weight)
+
+    plain = LassoCV.fit
+    monkeypatch.setattr(LassoCV, "fit", fit)
+    masks = np.tri(4, dtype=bool)[::-1].repeat([1, 9, 9, 9], axis=0)
+    _fit(masks, masks @ np.array([0.1, 0.2, 0.3, 0.4]), 0.3)
+    shares = np.array([1, 0.75, 0.5, 0.25]).repeat([1, 9, 9, 9])
+    np.testing.assert_allclose(seen["weight"], np.exp(-((1 - shares**0.5) ** 2) / 0.09))
+    np.testing.assert_array_equal(seen["X"], masks)
+
+
 def test_noise_is_not_explained():
     """R² is of variants that the fit did not see: words that do nothing explain nothing."""
     noise = np.random.default_rng(0).normal(size=100)
@@ -57,6 +76,7 @@ def test_variants_keep_half_of_the_words_at_least():
     assert set(lacking[1:]) == set(range(1, 11))
     assert (_masks(21, Lime(samples=200), row=5) == masks).all()
     assert (_masks(21, Lime(samples=200), row=6) != masks).any()
+    assert (_masks(21, Lime(samples=200, seed=1), row=5) != masks).any()
 
 
 def test_weights_agree_with_leaving_each_word_out(alignment):
@@ -88,6 +108,48 @@ def test_the_deletion_test_is_what_it_says(alignment):
     assert found.drop_top > found.drop_random
 
 
+def test_one_review_of_several_moves_the_mean_by_its_part(alignment):
+    """Weights and the deletion test of a single review, whose profile has others that stay as they are."""
+    pair = np.array([[2, 3]])
+    (response,) = alignment.of(pair)
+    assert len(response.reviews) > 1
+    (found,) = explain(alignment, pair, Lime(samples=300, reviews=1))
+    (one,) = found.reviews
+    texts = [alignment.corpus.texts()[int(r)].as_py() for r in response.reviews]
+    own = response.reviews.tolist().index(one.row)
+    before = alignment.embeddings.encode(texts).mean(0)
+
+    def without(gone):
+        left = " ".join(w for w in texts[own].split() if w not in gone)
+        return alignment.embeddings.encode([*texts[:own], left, *texts[own + 1 :]]).mean(0) - before
+
+    falls = found.alignment - response(np.array([without({word}) for word in found.words]))
+    assert 0.75 < falls @ found.weights / (falls @ falls) < 1.33  # of one word alone, and among others that are gone
+    top = response(without(set(found.words[: len(found.words) // 4]))[None])[0]
+    assert found.drop_top == pytest.approx(found.alignment - top, abs=1e-6)
+
+
+def test_random_draws_alone_make_the_random_fall(alignment, monkeypatch):
+    """Where one word alone is known, each of the five random draws has it, or loses nothing."""
+    (response,) = alignment.of(np.array([[2, 3]]))
+    word = alignment.corpus.texts()[int(response.reviews[0])].as_py().split()[0]
+    direction = np.linspace(-1, 1, alignment.width, dtype=np.float32)
+    drawn = set()
+    for sign in (1, -1):
+        monkeypatch.setattr(
+            type(alignment.embeddings),
+            "encode",
+            lambda self, texts, sign=sign: np.array([[word in t.split()] for t in texts]) * sign * direction,
+        )
+        for seed in range(8):
+            (found,) = explain(alignment, np.array([[2, 3]]), Lime(samples=30, reviews=9, seed=seed))
+            if found.drop_top > 0:  # the word binds the pair
+                parts = 5 * found.drop_random / found.drop_top
+                assert parts == pytest.approx(round(parts), abs=1e-4)
+                drawn.add(round(parts))
+    assert len(drawn) > 1
+
+
 def test_many_pairs_are_explained_as_each_alone_and_share_their_variants(alignment):
     pairs = np.array([[1, 3], [2, 2], [4, 3], [1, 3]])
     encoder = alignment.embeddings.encoder.encoders[0]
@@ -115,6 +177,13 @@ def test_the_most_influential_reviews_are_those_that_move_the_alignment(alignmen
     (found,) = explain(alignment, pair, Lime(samples=30, reviews=1, choose="influence"))
     assert [one.row for one in found.reviews] == [int(rows[np.argmax(moved)])]
     assert found.share == pytest.approx(1 / len(rows))
+
+
+def test_random_reviews_are_not_always_the_first(alignment):
+    pair = np.array([[2, 1]])
+    (response,) = alignment.of(pair)
+    drawn = {explain(alignment, pair, Lime(samples=20, reviews=1, seed=seed))[0].reviews[0].row for seed in range(12)}
+    assert drawn == set(response.reviews.tolist())
 
 
 def test_words_that_the_encoder_does_not_know_weigh_nothing(alignment, monkeypatch):
