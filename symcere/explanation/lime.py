@@ -129,7 +129,8 @@ def _explain_some(
 ) -> list[Explanation]:
     texts = alignment.corpus.texts("train")
     chosen = [_choose(r, settings) for r in responses]
-    worded = {int(row): Worded.of(texts[int(row)].as_py()) for rows in chosen for row in rows}
+    whole = {int(row): texts[int(row)].as_py() for rows in chosen for row in rows}
+    worded = {row: Worded.of(text, alignment.embeddings.encoder.reads(text)) for row, text in whole.items()}
     masks = {row: _masks(len(w.words), settings, row) for row, w in worded.items()}
     changes = _changes(alignment, {row: [w.without(~kept) for kept in masks[row]] for row, w in worded.items()})
 

@@ -40,16 +40,24 @@ class Worded:
     spans: np.ndarray
 
     @classmethod
-    def of(cls, text: str, most: int = MAX_WORDS) -> "Worded":
-        """The words of a text; those beyond ``most`` distinct ones are part of the text, but never left out."""
+    def of(cls, text: str, read: int | None = None, most: int = MAX_WORDS) -> "Worded":
+        """The words of a text; those beyond ``most`` distinct ones are part of the text, but never left out.
+
+        Args:
+            read: characters that an encoder reads. What follows is dropped, or it would move up where words leave; a
+                word that is cut there stays in the text, but is none of the words.
+        """
+        read = len(text) if read is None else read
         number: dict[str, int] = {}
         spans = []
         for found in WORD.finditer(text):
+            if found.end() > read:
+                break
             word = found.group().lower().replace("’", "'")
             if word not in number and len(number) == most:
                 continue
             spans.append((found.start(), found.end(), number.setdefault(word, len(number))))
-        return cls(text, tuple(number), np.array(spans, dtype=np.int64).reshape(-1, 3))
+        return cls(text[:read], tuple(number), np.array(spans, dtype=np.int64).reshape(-1, 3))
 
     def without(self, removed: np.ndarray) -> str:
         """The text without every occurrence of the words marked in ``removed``, bool [W]."""

@@ -3,6 +3,7 @@
 identity    everything that decides the vectors, as JSON: settings and content of the model. Part of every cache's key
 fit         an encoder that is fitted (LSA) learns from training reviews here
 encode      texts → float32 [n, width], every row of length one, or zero where there is nothing to encode
+reads       how much of a text that takes in
 save        what ``fit`` learned, without pickle; a pre-trained encoder stores nothing
 """
 
@@ -38,6 +39,9 @@ class TextEncoder(Protocol):
 
     def encode(self, texts: Sequence[str], advance: Callable[[int], Any] | None = None) -> np.ndarray:
         """float32 ``[n, width]``; ``advance`` is called with the number of texts done since the last call."""
+
+    def reads(self, text: str) -> int:
+        """The first characters of a text that its vector depends on; the rest is cut."""
 
     def save(self, folder: Path) -> None: ...
 
@@ -96,6 +100,10 @@ class Joined:
             if distinct:
                 vectors[:-1, columns] = encoder.encode(list(distinct))
         return vectors[[distinct.get(text, -1) for text in texts]]
+
+    def reads(self, text: str) -> int:
+        """The first characters of a text that the vector depends on: the longest part that any encoder reads."""
+        return max(encoder.reads(text) for encoder in self.encoders)
 
     def save(self, folder: Path) -> None:
         """Stores what :meth:`load` needs: settings, identities and what was fitted; no weights of a transformer."""

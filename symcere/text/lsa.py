@@ -98,6 +98,10 @@ class LSA:
                 advance(rows.stop - rows.start)
         return vectors
 
+    def reads(self, text: str) -> int:
+        """All of it."""
+        return len(text)
+
     def save(self, folder: Path) -> None:
         """``vocabulary.json``: terms in the order of columns; ``lsa.npz``: idf, components."""
         terms = sorted(self._vectorizer.vocabulary_, key=self._vectorizer.vocabulary_.__getitem__)

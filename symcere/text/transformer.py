@@ -141,6 +141,16 @@ class Transformer:
                         advance(len(batch))
         return vectors
 
+    def reads(self, text: str) -> int:
+        """Characters up to the end of the last token that is not cut; all of them where the tokenizer is a slow one,
+        which does not know where its tokens stand."""
+        if not self._tokenizer.is_fast:
+            return len(text)
+        found = self._tokenizer.backend_tokenizer.encode(self.settings.instruction + text)
+        if not found.overflowing:
+            return len(text)
+        return max(max(end for _, end in found.offsets) - len(self.settings.instruction), 0)
+
     def _windows(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, list[list[int]]]]:
         """Texts of similar length, longest first, with their tokens; the next window is tokenised meanwhile."""
         order = np.argsort([-len(text) for text in texts], kind="stable")

@@ -72,6 +72,9 @@ class Bag:
             advance(len(texts))
         return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
+    def reads(self, text):
+        return len(text)
+
     def save(self, folder):
         pass
 

@@ -150,6 +150,25 @@ def test_random_draws_alone_make_the_random_fall(alignment, monkeypatch):
     assert len(drawn) > 1
 
 
+def test_what_the_encoder_cuts_is_no_word_and_moves_into_no_variant(alignment, monkeypatch):
+    """An encoder of the first five words: what stands beyond must neither be left out nor come up where words leave."""
+    bag = type(alignment.embeddings.encoder.encoders[0])
+    whole, asked = bag.encode, []
+
+    def encode(self, texts, advance=None):
+        asked.extend(texts)
+        return whole(self, [" ".join(text.split()[:5]) for text in texts], advance)
+
+    monkeypatch.setattr(bag, "encode", encode)
+    monkeypatch.setattr(bag, "reads", lambda self, text: len(" ".join(text.split()[:5])))
+    (found,) = explain(alignment, np.array([[2, 3]]), Lime(samples=60, reviews=1))
+    (one,) = found.reviews
+    read = alignment.corpus.texts()[one.row].as_py().split()[:5]
+    assert set(found.words) == set(read)
+    assert one.worded.text == " ".join(read)
+    assert {word for text in asked for word in text.split()} == set(read)
+
+
 def test_many_pairs_are_explained_as_each_alone_and_share_their_variants(alignment):
     pairs = np.array([[1, 3], [2, 2], [4, 3], [1, 3]])
     encoder = alignment.embeddings.encoder.encoders[0]

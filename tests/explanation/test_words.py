@@ -24,6 +24,15 @@ def test_any_script_and_no_words():
         assert worded.words == () and worded.without(np.zeros(0, bool)) == text  # noqa: PT018
 
 
+def test_a_review_ends_where_the_encoder_stops_reading():
+    text = "strings hold strings break"
+    worded = Worded.of(text, read=18)  # in the midst of the third word
+    assert worded.words == ("strings", "hold")
+    assert worded.text == "strings hold strin"
+    assert worded.without(np.array([True, False])) == " hold strin"
+    assert Worded.of(text, read=len(text)).words == ("strings", "hold", "break")
+
+
 def test_a_long_review_keeps_what_is_beyond_its_first_words():
     worded = Worded.of("a b c a d", most=2)
     assert worded.words == ("a", "b")

@@ -205,6 +205,27 @@ def test_texts_are_cut_at_what_the_model_can_take(tiny_bert):
     assert np.abs(a - c).max() > 1e-3
 
 
+@pytest.mark.parametrize("instruction", ["", "a b : "])
+def test_what_is_beyond_the_part_that_is_read_changes_nothing(tiny_bert, instruction):
+    encoder = Transformer(Encoder(name=str(tiny_bert), max_tokens=8, instruction=instruction), device="cpu")
+    text = "c,  d e f; g h i j k l"
+    read = encoder.reads(text)
+    assert text[:read] == ("c,  d e f;" if not instruction else "c,  d")  # six tokens beside the special ones
+    whole, part, shorter, longer = encoder.encode([text, text[:read], text[: read - 1], text[:read] + " a a a"])
+    np.testing.assert_array_equal(whole, part)
+    np.testing.assert_array_equal(whole, longer)
+    assert np.abs(whole - shorter).max() > 1e-3
+    assert encoder.reads("c d ") == 4
+    assert encoder.reads("") == 0
+
+
+def test_joined_encoders_read_the_longest_part_of_any(tiny_bert):
+    short, long = (Transformer(Encoder(name=str(tiny_bert), max_tokens=n), device="cpu") for n in (4, 8))
+    joined = Joined([short.settings, long.settings, short.settings], [short, long, short])
+    text = "a b c d e f g h i"
+    assert (short.reads(text), joined.reads(text), long.reads(text)) == (3, 11, 11)
+
+
 # ---------------------------------------------------------------- the fast forms against the plain ones
 
 
