@@ -24,6 +24,29 @@ def test_any_script_and_no_words():
         assert worded.words == () and worded.without(np.zeros(0, bool)) == text  # noqa: PT018
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("हिन्दी", "में", "अच्छी", "गिटार"),
+        ("தமிழ்", "நல்ல", "கிதார்"),
+        ("ภาษาไทย", "ดีมาก"),  # without spaces a run is one word
+        ("مُمْتَازٌ", "جِدًّا"),
+        ("می\u200cخواهم", "گیتار"),
+        ("cafe\u0301", "nai\u0308ve"),
+        ("葛\U000e0100城", "市"),
+    ],
+)
+def test_marks_belong_to_their_word(words):
+    worded = Worded.of(" ".join(words) + "!")
+    assert worded.words == words
+    assert worded.without(np.ones(len(words), bool)) == " " * (len(words) - 1) + "!"
+
+
+def test_marks_alone_are_no_word():
+    """An emoji of several has a variation selector or joiners between its parts."""
+    assert Worded.of("❤\ufe0f nice 👩\u200d💻 it’s rock'n'roll 'q'").words == ("nice", "it's", "rock'n'roll", "q")
+
+
 def test_a_review_ends_where_the_encoder_stops_reading():
     text = "strings hold strings break"
     worded = Worded.of(text, read=18)  # in the midst of the third word
