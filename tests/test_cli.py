@@ -364,6 +364,7 @@ def test_help_is_immediate():
         ("train --config nowhere.yaml", "Cannot read nowhere.yaml: No such file"),
         ("recommend r", "--user"),
         ("recommend r --user a -k 0", "must be a whole number of at least 1, not '0'"),
+        ("explain r --seed -1", "must be a whole number of at least 0, not '-1'"),
         ("recommend r --user a --exclude nowhere", "Cannot read nowhere: No such file"),
         ("evaluate r --popularity-weights 0,a", "takes numbers with commas between them, not '0,a'"),
         ("evaluate r --split train", "invalid choice: 'train'"),

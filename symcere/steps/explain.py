@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from symcere.explanation import Alignment, Lime
     from symcere.explanation.report import ModelReport, PairReport
 
+PAIRS = 200
 OF_PAIR, OF_MODEL = (300, 8), (100, 4)
 """Variants of each review, and reviews perturbed at most: one pair is worth a closer look than each of many is."""
 
@@ -25,8 +26,8 @@ def explain(
     item: str = "",
     *,
     side: Literal["item", "user"] = "item",
-    pairs: int = 200,
-    split: Literal["train", "val", "test"] = "val",
+    pairs: int = 0,
+    split: Literal["train", "val", "test"] | None = None,
     samples: int = 0,
     reviews: int = 0,
     seed: int = 0,
@@ -40,15 +41,16 @@ def explain(
 
     Args:
         side: whose reviews are perturbed.
-        pairs: how many are sampled for the whole, from thirds of item popularity alike.
-        split: where those are sampled.
+        pairs: how many are sampled for the whole, from thirds of item popularity alike; 0: 200.
+        split: where those are sampled, by default ``val``.
         samples: variants of each review; 0: 300 for one pair, 100 for the whole.
         reviews: of each item that are perturbed at most; 0: the 8 most influential for one pair, 4 random ones.
         html: page of one pair.
         out: folder of the whole's files, by default ``explanation`` beside the checkpoint.
 
     Raises:
-        UserError: unknown user or item (nearest names), a run without text, or no text to perturb.
+        UserError: unknown user or item (nearest names), a run without text, no text to perturb, or what only the other
+            of the two takes.
     """
     from symcere.explanation import Alignment, Lime
 
@@ -56,6 +58,16 @@ def explain(
         raise UserError(
             f"To explain one pair give the {'item' if user else 'user'} too (--user … --item …); "
             "without both, the model as a whole is explained."
+        )
+    if html is not None and not user:
+        raise UserError(
+            "--html writes the page of one pair: give --user and --item too. The model as a whole has its page among "
+            "its own files (--out DIR)."
+        )
+    if user and (of_whole := [f"--{k}" for k, v in (("pairs", pairs), ("split", split), ("out", out)) if v]):
+        raise UserError(
+            f"{' and '.join(of_whole)} belong to the model as a whole, not to one pair: leave them out, or leave out "
+            "--user and --item. The page of one pair is --html FILE."
         )
     restored = restore(run, progress)
     alignment = Alignment(restored.fitted.model, restored.corpus, restored.embeddings, side)
@@ -65,7 +77,7 @@ def explain(
         raise UserError(f"{lime.samples} variants of a review are too few to fit its words: take 20 or more.")
     if user:
         return _pair(restored, alignment, lime, user, item, html)
-    return _whole(run, restored, alignment, lime, pairs, split, out, progress)
+    return _whole(run, restored, alignment, lime, pairs or PAIRS, split or "val", out, progress)
 
 
 def _pair(

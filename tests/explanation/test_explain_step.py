@@ -100,6 +100,20 @@ def test_the_whole_is_written_and_logged(in_world, tmp_path, capsys):
     assert told["verdict"] in capsys.readouterr().out
 
 
+def test_what_only_the_other_reading_takes_is_refused(in_world, pair, tmp_path, capsys):
+    page = tmp_path / "x.html"
+    with pytest.raises(UserError, match=r"--html writes the page of one pair.*--user and --item.*--out DIR"):
+        steps.explain(in_world.text, html=page)
+    whole = {"pairs": 7, "split": "test", "out": tmp_path / "dir"}
+    for name, value in whole.items():
+        with pytest.raises(UserError, match=f"^--{name} .* leave out --user and --item"):
+            steps.explain(in_world.text, *pair, **{name: value})
+    line = ["explain", in_world.text, "--user", pair[0], "--item", pair[1]]
+    assert main([*line, "--out", str(tmp_path / "dir"), "--pairs", "7", "--split", "test"]) == 2
+    assert "--pairs and --split and --out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_input_says_what_to_do(in_world, pair):
     user, item = pair
     for arguments, message in (

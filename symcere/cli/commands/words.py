@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from symcere import console
-from symcere.cli.commands.arguments import RUN, count
+from symcere.cli.commands.arguments import RUN, count, seed
 from symcere.cli.frame import Command, argument
 
 
@@ -53,11 +53,11 @@ COMMANDS = (
             argument("--user", default="", metavar="ID", help="with --item: explain this pair"),
             argument("--item", default="", metavar="ID", help="with --user: explain this pair"),
             argument("--side", choices=("item", "user"), default="item", help="whose reviews are perturbed"),
-            argument("--pairs", type=count, default=200, help="pairs sampled for the whole (default 200)"),
-            argument("--split", choices=("val", "test", "train"), default="val", help="where they are sampled"),
+            argument("--pairs", type=count, default=0, help="pairs sampled for the whole (default 200)"),
+            argument("--split", choices=("val", "test", "train"), help="where they are sampled (default val)"),
             argument("--samples", type=count, default=0, help="variants of each review (300 for a pair, else 100)"),
             argument("--reviews", type=count, default=0, help="reviews perturbed of each item (8 for a pair, else 4)"),
-            argument("--seed", type=int, default=0, help="of pairs, reviews and variants"),
+            argument("--seed", type=seed, default=0, help="of pairs, reviews and variants"),
             argument("--html", type=Path, metavar="FILE", help="also write the pair as a page"),
             argument("--out", type=Path, metavar="DIR", help="folder of the whole's files, by default the run's own"),
         ),
