@@ -333,7 +333,8 @@ def figures(report: ModelReport) -> dict[str, Any]:
         for w in [w for w in report.found.words if w["class"] == kind][:most]
     ]
     middle = np.array([c["mean_abs_weight"] for c in report.found.classes])
-    half = np.array([(c["high"] - c["low"]) / 2 for c in report.found.classes])
+    low, high = (np.array([c[end] for c in report.found.classes]) for end in ("low", "high"))
+    spread = np.maximum([middle - low, high - middle], 0)  # a percentile interval need not hold the mean
     return {
         "words": word_weights(
             [w["word"] for w in words],
@@ -346,7 +347,7 @@ def figures(report: ModelReport) -> dict[str, Any]:
         "classes": bars(
             CLASSES,
             {"mean |weight|": middle},
-            {"mean |weight|": half},
+            {"mean |weight|": spread},
             ylabel="mean |weight|",
             title="Weight of a word by its class",
         ),

@@ -269,15 +269,13 @@ def bars(
     *,
     ylabel: str = "NDCG@10",
     title: str = "",
-    zero: bool = True,
 ) -> "Figure":
     """Bars side by side: a group for each data set (or ablation), a bar for each method; thin lines are spreads.
 
     Args:
         groups: [n].
         series: [n] by name; NaN leaves a gap.
-        errors: [n] by name, half lengths of the error lines.
-        zero: whether bars start at 0; else the axis is cut below the smallest, and says so.
+        errors: [n] by name, half lengths of the error lines; or [2, n], their lengths below and above.
     """
     count = len(series)
     drawn, (axes,) = figure(float(np.clip(1.8 + 0.24 * len(groups) * (count + 1), 5, 13)), 3.8)
@@ -297,11 +295,6 @@ def bars(
         for text in axes.get_xticklabels():
             text.set(ha="right", rotation_mode="anchor")
     axes.grid(visible=False, axis="x")
-    table = np.concatenate([np.asarray(v, dtype=float) for v in series.values()]) if series else np.zeros(1)
-    if not zero and np.isfinite(table).any():
-        bottom, top = np.nanmin(table), np.nanmax(table)
-        axes.set_ylim(bottom - 0.6 * (top - bottom or abs(top) or 1), None)
-        ylabel += " (axis cut)"
     axes.set(ylabel=ylabel, title=title)
     if count > 1:
         _legend(axes)

@@ -100,6 +100,21 @@ def test_the_whole_is_written_and_logged(in_world, tmp_path, capsys):
     assert told["verdict"] in capsys.readouterr().out
 
 
+def test_whiskers_of_classes_end_where_their_intervals_do():
+    """An interval of which the mean is not the middle, and one that does not hold it."""
+    from types import SimpleNamespace
+
+    from symcere.explanation.report import figures
+
+    classes = [
+        {"mean_abs_weight": mean, "low": low, "high": high}
+        for mean, low, high in ((3, 2.5, 5), (2, 2.25, 4), (1, 0.5, 2))
+    ]
+    (axes,) = figures(SimpleNamespace(found=SimpleNamespace(words=[], classes=classes)))["classes"].axes
+    ends = [line[:, 1].tolist() for line in axes.collections[0].get_segments()]
+    assert ends == [[2.5, 5], [2, 4], [0.5, 2]]
+
+
 def test_what_only_the_other_reading_takes_is_refused(in_world, pair, tmp_path, capsys):
     page = tmp_path / "x.html"
     with pytest.raises(UserError, match=r"--html writes the page of one pair.*--user and --item.*--out DIR"):
