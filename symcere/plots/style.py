@@ -1,8 +1,9 @@
 """One look for every figure: quiet axes, a palette that colour-blind readers can tell apart, no global state."""
 
+import contextlib
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -17,9 +18,17 @@ PALETTE = ("#2563a8", "#d9582b", "#2a9d78", "#8b5fb4", "#c99a1e", "#4bb0d6", "#b
 """Of series, in order; each is told apart by its marker too."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
+FONTS = [
+    "Inter", "Source Sans 3", "Helvetica Neue", "Arial", "DejaVu Sans",
+    # For letters that those have not: words of reviews and names come in any script.
+    "Noto Sans", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Tamil", "Noto Sans Thai",
+    "Noto Sans CJK SC", "Noto Sans CJK JP",
+]  # fmt: skip
+
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["Inter", "Source Sans 3", "Helvetica Neue", "Arial", "DejaVu Sans"],
+    "font.sans-serif": FONTS,
+    "text.parse_math": False,  # a $ in a name is a $
     "font.size": 9.5,
     "text.color": INK,
     "axes.titlesize": 11,
@@ -103,10 +112,16 @@ def svg(drawn: "Figure") -> str:
     return memory.getvalue()
 
 
-def _style():
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
     import logging
+    import warnings
 
     import matplotlib
 
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # the first font that is there will do
-    return matplotlib.rc_context(STYLE)
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # Of a script that no font here has: its words are boxes, which the figure itself shows.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        warnings.filterwarnings("ignore", "Matplotlib currently does not support .* natively")
+        yield

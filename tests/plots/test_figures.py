@@ -98,6 +98,21 @@ def test_error_lines_stand_on_their_bars(errors, below):
         np.testing.assert_allclose(line, [[at, value - down], [at, value + up]])
 
 
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
+    figure = plots.bars(["$x^2$", "y"], {"$5$ shop": [1, 2], "b": [1, 2]}, title="of $1$")
+    svg = plots.save(figure, tmp_path / "figure.svg").read_text(encoding="utf-8")
+    for name in ("$x^2$", "$5$ shop", "of $1$"):
+        assert f">{name}</text>" in svg
+
+
+def test_letters_that_no_font_has_are_nobodys_warning(tmp_path, recwarn):
+    figure = plots.word_weights(["गिटार", "กีตาร์", "ギター", "\U00012000"], [4, 3, 2, 1])
+    plots.png(figure)
+    plots.svg(figure)
+    plots.save(figure, tmp_path / "words.pdf")
+    assert [str(w.message) for w in recwarn] == []
+
+
 @pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_saved_files_are_what_their_ending_says(tmp_path, ending, magic):
     path = plots.save(plots.bars(["x"], {"a": [1]}), tmp_path / f"figure.{ending}")
