@@ -121,7 +121,7 @@ def norm_against_popularity(
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     _title(axes, title, note)
-    axes.legend()
+    _legend(axes)
     if np.ptp(np.concatenate(list(series.values()))) < 1e-4:
         axes.set_ylim(0, 1.25 * max(float(np.max(v)) for v in series.values()))  # lengths all alike: no false drama
     return drawn

@@ -50,6 +50,13 @@ def test_norms_show_medians_and_flat_lengths_stay_flat():
     assert flat.axes[0].get_ylim()[0] == 0
 
 
+def test_no_legend_lies_over_the_points():
+    figure = plots.norm_against_popularity([1, 2, 30], {"a": [1, 2, 3], "b": [3, 2, 1]})
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert axes.get_legend().get_window_extent().x0 > axes.get_window_extent().x1
+
+
 def test_temperatures_are_sorted_and_gaps_left_out():
     figure = plots.temperature_curve([0.4, 0.1, 0.2], {"a": [3, 1, np.nan]}, {"a": [0.1, 0.1, 0.1]})
     assert lines(figure.axes[0])[0].tolist() == [[0.1, 1], [0.4, 3]]
