@@ -37,6 +37,9 @@ def test_trade_off_names_its_weights():
     figure = plots.popularity_trade_off([0, 0.5, 1], [0.1, 0.2, 0.25], [10, 20, 40], [0.05, 0.04, 0.01])
     assert lines(figure.axes[0])[0].tolist() == [[10, 0.1], [20, 0.2], [40, 0.25]]
     assert lines(figure.axes[1])[0].tolist() == [[10, 0.05], [20, 0.04], [40, 0.01]]
+    for axes, values in zip(figure.axes, ([0.1, 0.2, 0.25], [0.05, 0.04, 0.01]), strict=True):
+        at = {label.get_text(): label.xy for label in axes.texts}
+        assert at == {"w = 0": (10, values[0]), "w = 0.5": (20, values[1]), "w = 1": (40, values[2])}
     assert len(plots.popularity_trade_off([0, 1], [0.1, 0.1], [3, 3]).axes) == 1
 
 
@@ -48,6 +51,8 @@ def test_norms_show_medians_and_flat_lengths_stay_flat():
     assert medians[:, 1] == pytest.approx(np.log([1, 10, 100]) + 1)
     flat = plots.norm_against_popularity(popularity, 1 + 1e-7 * np.random.default_rng(0).random(60))
     assert flat.axes[0].get_ylim()[0] == 0
+    skewed = plots.norm_against_popularity([1] * 5 + [50] * 5, [0, 1, 2, 10, 90, 3, 4, 5, 20, 99])
+    assert lines(skewed.axes[0])[0].tolist() == [[1, 2], [50, 5]]  # the means are far above
 
 
 def test_no_legend_lies_over_the_points():
@@ -63,6 +68,17 @@ def test_temperatures_are_sorted_and_gaps_left_out():
     assert {"0.1", "0.2", "0.4"} <= words(figure)
 
 
+def test_a_ring_marks_the_best_temperature_within_a_band_of_spreads():
+    figure = plots.temperature_curve([0.1, 0.2, 0.4], {"a": [1, 3, 2]}, {"a": [0.1, 0.2, 0.3]})
+    (axes,) = figure.axes
+    ring = axes.lines[1]
+    assert ring.get_markerfacecolor() == "none"
+    assert np.asarray(ring.get_xydata()).tolist() == [[0.2, 3]]
+    (band,) = axes.collections
+    corners = {(round(x, 9), round(y, 9)) for x, y in band.get_paths()[0].vertices}
+    assert corners == {(0.1, 0.9), (0.1, 1.1), (0.2, 2.8), (0.2, 3.2), (0.4, 1.7), (0.4, 2.3)}
+
+
 def test_critical_difference_joins_what_cannot_be_told_apart():
     assert _cliques(np.array([1.0, 1.5, 3, 3.2, 5]), 1) == [(0, 1), (2, 3)]
     assert _cliques(np.array([1.0, 2, 3]), 1) == [(0, 1), (1, 2)]
@@ -72,6 +88,15 @@ def test_critical_difference_joins_what_cannot_be_told_apart():
     assert {"a  1.00", "2.00  b", "critical difference 0.50", "Average rank over 15 data sets (1 is best)"} <= words(
         figure
     )
+
+
+def test_a_bar_spans_the_methods_that_it_joins():
+    figure = plots.critical_difference(["a", "b", "c", "d"], [1.2, 3.9, 1.6, 3.3], 1.0)
+    thick = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines if line.get_linewidth() > 4]
+    assert len(thick) == 2
+    for bar, (first, last) in zip(thick, ((1.2, 1.6), (3.3, 3.9)), strict=True):
+        assert bar[:, 0] == pytest.approx([first, last], abs=0.05)  # and a little over
+        assert bar[0, 0] < first < last < bar[1, 0]
 
 
 def test_words_are_ordered_by_size_and_coloured_by_class():

@@ -68,6 +68,12 @@ def test_drawn_temperatures_are_gathered_in_ranges_of_equal_ratio():
     assert search.curve(trials[:12], TAU) == search.by_value(trials[:12], TAU)
 
 
+def test_a_value_between_two_ranges_counts_in_the_upper_one():
+    trials = [trial(v, tau=t) for t, v in ((0.1, 0.3), (0.2, 0.9), (0.3, 0.5), (0.4, 0.7))]
+    points = search.curve(trials, TAU, np.array([0.1, 0.2, 0.4]))  # middles .14 and .28; the last bound is of its range
+    assert points == {0.14: search.Reached(0.3, 0.3, 1), 0.28: search.Reached(0.9, 0.7, 3)}
+
+
 def test_importance_finds_the_setting_that_decides():
     rng = np.random.default_rng(1)
     trials = []
