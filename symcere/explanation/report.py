@@ -209,7 +209,7 @@ def _pair_page(report: PairReport) -> dict[str, str]:
     e = report.explanation
     strongest = _strongest(e)
     reviews = "".join(
-        f"<article><h3>{_of(writer, e)}</h3><p>{_coloured(one, strongest)}</p></article>"
+        f'<article><h3>{_of(writer, e)}</h3><p dir="auto">{_coloured(one, strongest)}</p></article>'
         for writer, one in zip(report.writers, e.reviews, strict=True)
     )
     order = np.argsort(-np.abs(e.weights), kind="stable")[: 2 * LISTED]
@@ -229,8 +229,9 @@ def _pair_page(report: PairReport) -> dict[str, str]:
     kind = "a training pair" if report.known else "not in training"
     return {
         "title": _escape(f"{report.user} and {report.title or report.item}"),
-        "lead": f"Which words of the {e.side}'s reviews bind user <b>{_escape(report.user)}</b> to item "
-        f"<b>{_escape(report.title or report.item)}</b> ({kind}; run {_escape(report.run)}).",
+        "heading": f"{_name(report.user)} and {_name(report.title or report.item)}",
+        "lead": f"Which words of the {e.side}'s reviews bind user <b>{_name(report.user)}</b> to item "
+        f"<b>{_name(report.title or report.item)}</b> ({kind}; run {_escape(report.run)}).",
         "facts": _facts(facts),
         "body": '<p class="legend"><i class="plus"></i> binds the pair <i class="minus"></i> parts it</p>'
         f"<section><h2>Words</h2>{_marked_bars(bars)}</section><section><h2>Reviews</h2>{reviews}</section>"
@@ -268,6 +269,7 @@ def _model_page(report: ModelReport) -> dict[str, str]:
     strongest = ", ".join(f"{c['strongest']} {c['class']}" for c in found.strongest)
     return {
         "title": _escape(f"What {report.run} aligns on"),
+        "heading": _escape(f"What {report.run} aligns on"),
         "lead": f"<b>{_escape(found.verdict)}</b> Mean absolute weight of words in the alignment of {found.pairs:,} "
         f"{_escape(report.split)} pairs of run {_escape(report.run)}, with 95 % bootstrap intervals over pairs.",
         "facts": _facts(facts),
@@ -283,7 +285,12 @@ def _coloured(one: Explained, strongest: float) -> str:
 
 
 def _of(writer: str, e: Explanation) -> str:
-    return f"{'by' if e.side == 'item' else 'of'} {_escape(writer)}"
+    return f"{'by' if e.side == 'item' else 'of'} {_name(writer)}"
+
+
+def _name(text: str) -> str:
+    """A name, apart from the direction of the text around it."""
+    return f"<bdi>{_escape(text)}</bdi>"
 
 
 def _span(piece: str, strength: float) -> str:

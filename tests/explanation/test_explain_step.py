@@ -56,6 +56,20 @@ def test_a_pair_in_terminal_and_page(in_world, pair, tmp_path, capsys):
     assert json.loads(json.dumps(console.plain(report)))["words"][0]["weight"] > 0
 
 
+def test_names_and_reviews_take_their_own_direction(in_world, pair):
+    from symcere.explanation import report as module
+
+    report = steps.explain(in_world.text, *pair, samples=20, reviews=1)
+    object.__setattr__(report, "user", "משתמש <7>")
+    object.__setattr__(report, "title", "גיטרה 5")
+    report.writers[0] = "קונה 3"
+    page = module.page(report)
+    assert "<h1><bdi>משתמש &lt;7&gt;</bdi> and <bdi>גיטרה 5</bdi></h1>" in page
+    assert "user <b><bdi>משתמש &lt;7&gt;</bdi></b> to item <b><bdi>גיטרה 5</bdi></b>" in page
+    assert '<h3>by <bdi>קונה 3</bdi></h3><p dir="auto">' in page
+    Page(page)
+
+
 def test_reviews_cannot_inject_markup(in_world, pair, monkeypatch):
     from symcere.explanation import report as module
 

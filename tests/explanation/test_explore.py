@@ -247,6 +247,13 @@ def browser():
     browser.close()
 
 
+def test_names_take_their_own_direction(found):
+    """What stands beside other text goes through ``make``, which lets it."""
+    text = page(found)
+    assert re.search(r'const make = .* e\.textContent = text; e\.dir = "auto"; }', text)
+    assert not re.search(r"(append|replaceChildren)\((item \? )?(name\(|users\.ids)", text)
+
+
 HEADING = "return document.querySelector('#detail h2').textContent"
 
 
@@ -258,6 +265,7 @@ def test_a_person_clicks_through_the_page(browser, found, tmp_path):
     titles, ids = found["items"]["titles"], found["items"]["ids"]
     names = [t or i for t, i in zip(titles or ids, ids, strict=True)]
     assert browser.run(HEADING) == names[int(popularity.argmax())]
+    assert browser.run("return document.querySelector('#detail h2').dir") == "auto"
 
     # A point of the map: where the page draws item 5, unless a nearer one lies over it.
     place = browser.run(
