@@ -218,7 +218,7 @@ def summarise(
             "little for these reviews. The weights themselves hold in any language."
         )
     if n < 30:
-        notes.append(f"{n} pairs are few: intervals are wide, and too narrow if anything.")
+        notes.append(f"Pairs are few ({n}): intervals are wide, and too narrow if anything.")
     within = _within(explanations, draws)
     return Summary(
         pairs=n,

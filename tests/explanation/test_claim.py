@@ -60,7 +60,7 @@ def test_words_and_classes_by_hand():
     assert [s["pairs"] for s in found.strata] == [1, 2, 0]
     assert found.fidelity["r2_median"] == pytest.approx(0.8)
     assert found.fidelity["pairs_where_top_drops_more"] == 1
-    assert any("few" in note for note in found.notes)
+    assert "Pairs are few (3): intervals are wide, and too narrow if anything." in found.notes
 
 
 def test_the_verdict_follows_the_interval():
