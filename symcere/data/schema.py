@@ -1,6 +1,7 @@
 """The columns of a review, whatever source it comes from."""
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -18,11 +19,18 @@ SCHEMA = pa.schema(
 
 
 def as_text(value: Any) -> str | None:
-    """An id or a text as it counts, whatever a file holds: 12.0 is "12"."""
+    """An id or a text as it counts, whatever a file holds.
+
+    >>> as_text(12.0), as_text(Decimal("12.000")), as_text(Decimal("12.50"))
+    ('12', '12', '12.5')
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()  # lone surrogates
     if isinstance(value, float):
         return None if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, Decimal):
+        whole, point, part = f"{value:f}".partition(".")
+        return whole + (point + part).rstrip("0").rstrip(".")
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return " ".join(value)
     return None if value is None or isinstance(value, (dict, list)) else str(value)

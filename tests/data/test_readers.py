@@ -419,6 +419,15 @@ def test_titles(tmp_path, meta, expected):
     assert found == ({"P": expected} if expected else {})
 
 
+def test_titles_of_items_with_long_numbers(tmp_path):
+    """Two that are one when they are rounded."""
+    ids = [101463350189962023774, 101463350189962023775]
+    (tmp_path / "meta.json").write_bytes(lines(*({"id": number, "name": f"Item {number % 10}"} for number in ids)))
+    assert titles([tmp_path / "meta.json"], set(map(str, ids))) == dict(
+        zip(map(str, ids), ["Item 4", "Item 5"], strict=True)
+    )
+
+
 def test_titles_of_hotelrec_are_in_the_address(tmp_path):
     (tmp_path / "r").write_bytes(lines(HOTELREC))
     assert titles([tmp_path / "r"], {HOTEL_URL}) == {HOTEL_URL: "Hotel Baltic, Giulianova Abruzzo"}

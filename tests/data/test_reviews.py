@@ -12,9 +12,11 @@ import sys
 import tarfile
 import zipfile
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from symcere.data.opening import Stream, members
@@ -416,3 +418,22 @@ def test_a_column_of_dates_is_read_one_way(tmp_path, mark, first, second):
     found, reviews = rows(path)
     assert [row["time"] for row in found] == [int(day.timestamp()) for day in days]
     assert not reviews.notes
+
+
+@pytest.mark.parametrize("form", ["lines", "array"])
+def test_whole_numbers_beyond_64_bits_keep_their_digits(tmp_path, form):
+    """Google's user ids are that long: rounded, strangers would be one user."""
+    ids = [101463350189962023774 + n for n in range(5)] + [-(2**63) - 3, 2**64 - 1, 12, 10**19 * 5 + 1]
+    lines = [line(n, user=number, item=number + 1) for n, number in enumerate(ids)] + ["{broken"]
+    path = write(tmp_path, "\n".join(lines) + "\n" if form == "lines" else f"[{', '.join(lines[:-1])}]")
+    found, reviews = rows(path)
+    assert [row["user"] for row in found] == list(map(str, ids))
+    assert [row["item"] for row in found] == [str(number + 1) for number in ids]
+    assert reviews.counts["bad_json"] == (form == "lines"), "read twice, counted once"
+
+
+def test_decimals_are_the_numbers_that_they_are(tmp_path):
+    ids = pa.array([Decimal("1000"), Decimal("12.5"), Decimal("99999999999999999999999999999")], pa.decimal128(38, 9))
+    pq.write_table(pa.table({"user": ids, "item": ids, "text": ["a", "b", "c"]}), tmp_path / "a.parquet")
+    found, _ = rows(tmp_path / "a.parquet")
+    assert [row["user"] for row in found] == ["1000", "12.5", "99999999999999999999999999999"]

@@ -14,6 +14,8 @@ from symcere.data.opening import Stream
 
 Lost = Callable[[str, int], None]
 """Told what kind of loss happened and at which line or record (from 1)."""
+ROUNDED = 2.0**63
+"""From here on the fast parser may make a whole number floating-point (from 2**64, and below this): digits are lost."""
 LONGEST_RECORD = 64 << 20
 """Characters; an object of an array that is longer is taken for damage."""
 
@@ -27,6 +29,28 @@ def records(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
         lines[0].startswith(b"{") and 2 * sum(map(_is_json, objects)) >= len(objects)
     )
     return _by_line(stream, lost) if by_line else _by_object(stream, lost)
+
+
+class Lines(list[dict[str, Any]]):
+    """Objects, with the lines that they stand in."""
+
+    def __init__(self, records: list[dict[str, Any]], lines: list[bytes]):
+        super().__init__(records)
+        self.lines = lines
+
+    def exact(self) -> list[dict[str, Any]]:
+        """The objects, every digit of a whole number kept, which takes longer."""
+        records = (_slowly(decoded(line)[0]) for line in self.lines)
+        return [record for record in records if type(record) is dict]
+
+
+def rounded(values: list[Any]) -> bool:
+    """Whether one of the values may be a whole number that lost digits."""
+    try:
+        "".join(values)  # the quickest way to see that all are strings
+        return False
+    except TypeError:
+        return any(type(value) is float and abs(value) >= ROUNDED for value in values)
 
 
 def _is_json(line: bytes) -> bool:
@@ -55,7 +79,7 @@ def _by_line(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
         kept = [record for record in block if type(record) is dict]
         for _ in range(len(block) - len(kept)):
             lost("bad_json", number)
-        yield kept
+        yield Lines(kept, lines)
 
 
 def _mended(line: bytes, lost: Lost, number: int) -> Any:
@@ -64,18 +88,23 @@ def _mended(line: bytes, lost: Lost, number: int) -> Any:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
         text, clean = decoded(line)
+    record = _slowly(text)
+    if record is not None and not clean:
+        lost("encoding", number)
+    return record
+
+
+def _slowly(text: str) -> Any:
+    """What a line holds; None where it is nothing that can be read."""
     try:
-        record = json.loads(text, strict=False)
+        return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         if not text.lstrip().startswith("{'"):
             return None
-        try:
-            record = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return None
-    if not clean:
-        lost("encoding", number)
-    return record
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
 
 
 def decoded(line: bytes) -> tuple[str, bool]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from symcere.data.readers.jsonl import Lines, rounded
+
 ROLES = ("user", "item", "rating", "time", "text")
 """What a review is made of, in the order of the schema."""
 
@@ -40,7 +42,10 @@ class Layout:
 
     def pick(self, records: list[dict[str, Any]]) -> list[list[Any]]:
         """One list for each of :data:`ROLES`, in the order of the records; None where a record has no such key."""
-        return [_column(records, getattr(self, role)) for role in ROLES]
+        columns = [_column(records, getattr(self, role)) for role in ROLES]
+        if isinstance(records, Lines) and any(map(rounded, columns[:2])):
+            return self.pick(records.exact())
+        return columns
 
 
 def _column(records: list[dict[str, Any]], key: str) -> list[Any]:
