@@ -8,6 +8,7 @@ What a file holds is recognised in the file; a format that was stated only settl
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from symcere.data import opening
-from symcere.data.dates import MILLISECONDS, ambiguous, day_first, seconds
+from symcere.data.dates import LATEST, MILLISECONDS, ambiguous, day_first, seconds
 from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic
 from symcere.data.readers.carrier import carrier, looked_ahead
 from symcere.data.schema import SCHEMA, as_text
@@ -37,7 +38,7 @@ LOSSES = {
     "no_user": "{n} reviews without a user were dropped",
     "no_item": "{n} reviews without an item were dropped",
     "bad_rating": "{n} ratings are no number and count as absent",
-    "bad_time": "{n} dates could not be read and count as absent",
+    "bad_time": "{n} dates could not be read, or stand for never as the year 9999 does, and count as absent",
     "encoding": "{n} lines are not UTF-8 and were read as Windows-1252",
 }
 """What each loss in :attr:`Reviews.counts` means. ``rows`` = ``kept`` + the first five."""
@@ -316,18 +317,22 @@ class Reviews:
 
         Whether 3/4/2020 is in March or April, the first block of rows whose dates tell it tells for all.
         """
+        bad = 0
         try:
             times = pa.array(values, pa.int64())
             numbers = times.fill_null(0).to_numpy()
+            for _ in range(3):
+                numbers = np.where(np.abs(numbers) >= MILLISECONDS, numbers // 1000, numbers)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             if self._day_first is None and ambiguous(values):
                 self._day_first = self._find_day_first()
             found = [seconds(value, bool(self._day_first)) for value in values]
             bad = sum(one is None and not _absent(v) for one, v in zip(found, values, strict=True))
-            return pa.array(found, pa.int64()), bad
-        for _ in range(3):
-            numbers = np.where(np.abs(numbers) >= MILLISECONDS, numbers // 1000, numbers)
-        return pa.array(numbers, mask=times.is_null().to_numpy(zero_copy_only=False)), 0
+            times = pa.array(found, pa.int64())
+            numbers = times.fill_null(0).to_numpy()
+        never = np.abs(numbers) >= LATEST
+        absent = times.is_null().to_numpy(zero_copy_only=False) | never
+        return pa.array(numbers, mask=absent), bad + int(never.sum())
 
     def _find_day_first(self) -> bool:
         """Looks at the dates from the start, as far as the first that tell the order of day and month."""
@@ -375,6 +380,8 @@ def _blank(ids: pa.Array) -> np.ndarray:
 def _ratings(values: list[Any]) -> tuple[pa.Array, int]:
     """Ratings as float32, NaN where there is none, and how many were there but no number."""
     try:
+        if bool in set(map(type, values)):  # Arrow takes yes for 1 where a batch holds nothing else
+            raise pa.ArrowTypeError
         ratings = pa.array(values, pa.float64()).to_numpy(zero_copy_only=False)
         bad = int(np.isinf(ratings).sum())
         ratings = np.where(np.isinf(ratings), np.nan, ratings)
@@ -388,13 +395,20 @@ def _absent(value: Any) -> bool:
     return value is None or value != value or (isinstance(value, str) and value.strip() in NULLS)
 
 
+_STARS = re.compile(r"(★+)☆*|(\d+(?:[.,]\d+)?)(?:\s*(?:/|out of)\s*\d+(?:[.,]\d+)?)?(?:\s*stars?)?", re.IGNORECASE)
+
+
 def number(value: Any) -> float:
-    """
-    >>> number("4.5"), number("Like")
-    (4.5, nan)
+    """A rating's number, NaN where there is none.
+
+    >>> number("4.5"), number("4,5"), number("4.0 out of 5 stars"), number("4/5"), number("★★★☆☆"), number("Like")
+    (4.5, 4.5, 4.0, 4.0, 3.0, nan)
     """
     try:
         found = math.nan if isinstance(value, bool) else float(value)
-        return found if math.isfinite(found) else math.nan
     except (TypeError, ValueError, OverflowError):
-        return math.nan
+        told = _STARS.fullmatch(value.strip()) if isinstance(value, str) else None
+        if not told:
+            return math.nan
+        found = float(len(told[1]) if told[1] else told[2].replace(",", "."))
+    return found if math.isfinite(found) else math.nan

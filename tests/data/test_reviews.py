@@ -149,11 +149,11 @@ def test_reviews_without_user_or_item_are_dropped_and_counted(tmp_path):
 
 def test_ratings_and_times_of_every_kind(tmp_path):
     values = [4.5, "3.5", "Like", None, "", " ", float("nan"), float("inf"), True, "4 stars", {"a": 1}]
-    expected = [4.5, 3.5] + [math.nan] * 9
+    expected = [4.5, 3.5] + [math.nan] * 7 + [4.0, math.nan]
     lines = [line(n, rating=value) for n, value in enumerate(values)]
     found, reviews = rows(write(tmp_path, "\n".join(lines)))
     assert str([row["rating"] for row in found]) == str(expected)
-    assert reviews.counts["bad_rating"] == 5, "Like, inf, True, 4 stars and a mapping; blanks are only absent"
+    assert reviews.counts["bad_rating"] == 4, "Like, inf, True and a mapping; blanks are only absent"
     lines = [line(n, time=value) for n, value in enumerate([5, None, "5", "soon", "Dec 23, 2008", 1229990400123])]
     found, reviews = rows(write(tmp_path, "\n".join(lines)))
     assert [row["time"] for row in found] == [5, None, 5, None, 1229990400, 1229990400]
@@ -430,6 +430,59 @@ def test_whole_numbers_beyond_64_bits_keep_their_digits(tmp_path, form):
     assert [row["user"] for row in found] == list(map(str, ids))
     assert [row["item"] for row in found] == [str(number + 1) for number in ids]
     assert reviews.counts["bad_json"] == (form == "lines"), "read twice, counted once"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_ratings_as_people_write_them(tmp_path, kind):
+    written = ["4,5", "4.0 out of 5 stars", "4/5", "3,5 / 5", "1 star", "★★★★", "★★☆☆☆", "80%", "☆☆", "4/5/2020", "4"]
+    expected = [4.5, 4.0, 4.0, 3.5, 1.0, 4.0, 2.0, None, None, None, 4.0]
+    records = [{"user": f"u{n}", "item": "x", "stars": rating, "text": "a"} for n, rating in enumerate(written)]
+    path = tmp_path / "reviews"
+    if kind == "csv":
+        path.write_text("\n".join(["user;item;stars;text", *(";".join(record.values()) for record in records)]))
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, records)))
+    else:
+        pq.write_table(pa.Table.from_pylist(records), path)
+    found, reviews = rows(path)
+    assert [None if math.isnan(row["rating"]) else row["rating"] for row in found] == expected
+    assert reviews.counts["bad_rating"] == 3
+
+
+def test_yes_is_no_rating_whatever_stands_beside_it(tmp_path):
+    for values in ([True, False], [True, "good"], [True, 4.5]):
+        found, reviews = rows(write(tmp_path, "\n".join(line(n, rating=value) for n, value in enumerate(values))))
+        assert [math.isnan(row["rating"]) for row in found] == [value != 4.5 for value in values]
+        assert reviews.counts["bad_rating"] == sum(value != 4.5 for value in values)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "struct"])
+def test_a_date_that_means_never_is_absent_and_counted(tmp_path, kind):
+    days = ["9999-12-31", "2020-01-01", "0001-01-01", "2300-01-01"]
+    records = [{"user": f"u{n}", "item": "x", "rating": 4, "text": "a", "date": day} for n, day in enumerate(days)]
+    path, column = tmp_path / "reviews", "date"
+    if kind == "csv":
+        path.write_text("\n".join(["user,item,rating,text,date", *(",".join(map(str, r.values())) for r in records)]))
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, records)))
+    else:
+        table = pa.Table.from_pylist(records)
+        moments = table["date"].cast(pa.timestamp("us")).combine_chunks()
+        if kind == "struct":
+            moments, column = pa.StructArray.from_arrays([moments, moments.cast(pa.date32())], ["at", "on"]), "date.on"
+        pq.write_table(table.set_column(4, "date", moments), path)
+    found, reviews = rows(path, columns={"time": column})
+    assert [row["time"] for row in found] == [None, 1577836800, None, None]
+    assert reviews.counts["bad_time"] == 3
+
+
+def test_dates_in_a_record_that_no_calendar_reaches(tmp_path):
+    never = pa.array([253402300800, 1577836800, None], pa.int64())  # the year 10000
+    at = pa.StructArray.from_arrays([never.cast(pa.timestamp("s")), pa.array([b"ann", b"bob", None])], ["at", "by"])
+    columns = {"meta": at, "item": ["x", "y", "z"], "text": ["a", "b", "c"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found, _ = rows(tmp_path / "a.parquet", columns={"time": "meta.at", "user": "meta.by"})
+    assert [(row["user"], row["time"]) for row in found] == [("ann", None), ("bob", 1577836800)]
 
 
 def test_decimals_are_the_numbers_that_they_are(tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from symcere.data.dates import LATEST
 from symcere.data.opening import Stream
 from symcere.data.readers.jsonl import Lost, decoded
 from symcere.errors import UserError
@@ -15,8 +16,6 @@ _STATED = "sep="
 """Before the header a spreadsheet may say what separates its columns: ``sep=;``."""
 LONGEST_FIELD = 1 << 20
 """Characters; a longer field is an unclosed quote that swallows the lines after it."""
-LATEST = 7_258_118_400
-"""Seconds: a date from the year 2200 on stands for "never"."""
 
 
 def delimiter(head: bytes) -> str:
@@ -136,7 +135,7 @@ def _quotes(head: bytes) -> bool:
 
 def parquet(path: Path, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     """Blocks of rows; columns that cannot hold what a review is made of (vectors, maps, bytes) are left out. Times
-    are in seconds, None where no calendar reaches (the year 9999 for "never").
+    are in seconds, no later than :data:`LATEST`: no calendar of Python's reaches beyond the year 9999.
 
     Raises:
         UserError: the file is damaged or cut short (its directory stands at the end, so nothing can be saved).
@@ -162,7 +161,8 @@ def parquet(path: Path, lost: Lost) -> Iterator[list[dict[str, Any]]]:
 
 
 def _plain(values: Any, row: int, lost: Lost) -> Any:
-    """A column as a review needs it: times in seconds, bytes as text (so did old writers keep it) or nothing.
+    """A column as a review needs it, or a nested record's: times in seconds, bytes as text (so did old writers keep
+    it) or nothing.
 
     Args:
         row: of the first value, for what is told to ``lost``.
@@ -170,10 +170,14 @@ def _plain(values: Any, row: int, lost: Lost) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_struct(values.type):
+        parts = zip(values.type, values.flatten(), strict=True)
+        plain = {field.name: _plain(part, row, lost) for field, part in parts if _readable(field.type)}
+        return pa.StructArray.from_arrays(list(plain.values()), list(plain)) if plain else pa.nulls(len(values))
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
         zone = getattr(values.type, "tz", None)
         seconds = values.cast(pa.timestamp("s", zone), safe=False).cast(pa.int64())
-        return pc.if_else(pc.less(pc.abs(seconds), LATEST), seconds, None)
+        return pc.if_else(pc.less(pc.abs(seconds), LATEST), seconds, LATEST)
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
         try:
             return values.cast(pa.string())
