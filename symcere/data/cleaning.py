@@ -9,6 +9,9 @@ import pyarrow.compute as pc
 PLACEHOLDERS = ("A TripAdvisor Member", "lass=", "TripAdvisor1")
 """Author names that a site or a crawler puts where there is no name: they join strangers into one user."""
 
+MISSING = ("nan", "NaN", "NA", "<NA>", "N/A", "None", "null", "NULL", "undefined")
+"""What programs write where there is no id, as pandas does in ``astype(str)``. Somebody may be called so."""
+
 # White space as Unicode and `str.split` define it, with the zero-width characters that only look like nothing,
 # and the control characters. RE2 and `re` both read this form.
 _SPACE = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"

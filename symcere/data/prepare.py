@@ -29,7 +29,7 @@ from symcere import config
 from symcere.config.fields import to_dict
 from symcere.data import kcore, splits
 from symcere.data.ahead import ahead
-from symcere.data.cleaning import PLACEHOLDERS, clean, count_words
+from symcere.data.cleaning import MISSING, PLACEHOLDERS, clean, count_words
 from symcere.data.corpus import NO_TIME, SPLITS, Corpus, Entries
 from symcere.errors import UserError
 
@@ -42,6 +42,8 @@ SCRAP = 64
 """Bytes: a longer text is taken for one without a look at it."""
 ROWS_OF_A_CHUNK = 1 << 13
 """Texts in one record batch of the corpus, at most."""
+SUSPICIOUS = 0.01
+"""Share of the reviews from which an id that looks like a missing one is told of."""
 MOST_BUCKETS = 500
 """Open files at once; a corpus too large for it has larger buckets."""
 
@@ -365,7 +367,7 @@ def _notes(reviews: _Intake, kept: np.ndarray, part: np.ndarray, users: np.ndarr
     # One key for (user, text): a collision needs two texts of a million whose 64-bit hashes differ by a given number.
     repeated = named[_groups(texts ^ (users[named].astype(np.int64) * np.int64(0x9E3779B97F4A7C1)))]
     empty = int(np.count_nonzero(part != splits.DROPPED)) - len(named)
-    notes = []
+    notes = [*_missing("user", reviews.user, reviews.user_ids), *_missing("item", reviews.item, reviews.item_ids)]
     if len(repeated):
         leaked = np.count_nonzero(part[repeated] != splits.TRAIN)
         notes.append(
@@ -375,6 +377,17 @@ def _notes(reviews: _Intake, kept: np.ndarray, part: np.ndarray, users: np.ndarr
     if empty:
         notes.append(f"{empty:,} interactions have no text; they are kept as interactions.")
     return notes
+
+
+def _missing(role: str, codes: np.ndarray, ids: pa.StringArray) -> Iterator[str]:
+    """What to say of ids with many reviews that a program wrote where there was none."""
+    reviews = np.bincount(codes, minlength=len(ids))
+    for code in pc.index_in(pa.array(MISSING), value_set=ids).drop_null().to_pylist():
+        if reviews[code] > SUSPICIOUS * len(codes) or reviews[code] == reviews.max():
+            yield (
+                f"{reviews[code]:,} reviews are of one {role} called '{ids[code]}', which may stand for a missing id: "
+                "to have them dropped, leave the field empty in the source (pandas: `dropna` before `astype(str)`)."
+            )
 
 
 def _sentence(counts: list[tuple[str, int]]) -> str:

@@ -513,6 +513,27 @@ def test_an_error_tells_what_the_reader_noticed(tmp_path):
         )
 
 
+@pytest.mark.parametrize("name", ["nan", "None", "<NA>", "undefined"])
+def test_an_id_that_stands_for_none_is_told_of(tmp_path, name):
+    """As pandas writes it for an empty field: strangers are one user, whom nobody notices."""
+    rows = block(50, 4)
+    nobody = [(name, *row[1:]) for row in rows[:8:2]]
+    corpus = assemble(batches(rows + nobody), Data(core=2), tmp_path / "c", name="x")
+    (note,) = [note for note in corpus.notes if "missing id" in note]
+    assert note.startswith(f"4 reviews are of one user called '{name}'")
+    assert name in corpus.user_ids.to_pylist(), "told of, not dropped"
+    items = [(row[0], name if row[1] == rows[0][1] else row[1], *row[2:]) for row in rows]
+    (note,) = assemble(batches(items), Data(core=2), tmp_path / "c", name="x").notes
+    assert note.startswith(f"50 reviews are of one item called '{name}'")
+
+
+def test_one_of_many_may_be_called_so(tmp_path):
+    rows = [("Null" if row[0] == "u1" else row[0], *row[1:]) for row in block(200, 4)]
+    assert assemble(batches(rows), Data(core=2), tmp_path / "c", name="x").notes == []
+    rows = [("null" if row[0] == "Null" else row[0], *row[1:]) for row in rows] + [("u2", "i9", 4, 1, "more")]
+    assert assemble(batches(rows), Data(core=2), tmp_path / "c", name="x").notes == []
+
+
 def test_the_embedded_default(tmp_path):
     card = find("synthetic")
     corpus = prepare.prepare(card, card.data, [], tmp_path / "c")
