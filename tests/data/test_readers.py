@@ -1,6 +1,7 @@
 """Each source's format, from records as that source writes them, in every wrapping."""
 
 import bz2
+import csv
 import gzip
 import io
 import json
@@ -390,6 +391,47 @@ def test_an_archive_whose_only_table_has_no_ratings(tmp_path):
         archive.writestr("data/more.csv", "user,item,text\nbob,x,fine\n")
     found, _ = rows(tmp_path / "a.zip")
     assert [row["user"] for row in found] == ["ann", "bob"]  # other columns are another table
+
+
+@pytest.mark.parametrize("between", [",", "\t"])
+def test_a_table_whose_quotes_are_escaped(tmp_path, between):
+    """As Spark writes it. Some rows would be wider or narrower otherwise, and others not what was written."""
+    said = [
+        'a "b" c',
+        f'they said "hi"{between} or',
+        '"',
+        r"C:\new",
+        "ends with \\",
+        'both \\"',
+        f'"{between}"',
+        'a\n"b"\nc',
+        "",
+    ]
+    texts = [said[n % len(said)] if n % 3 else "plain" for n in range(200)]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter=between, escapechar="\\", doublequote=False, quoting=csv.QUOTE_ALL)
+        writer.writerows([["user", "item", "text"], *([f"u{n}", "x", text] for n, text in enumerate(texts))])
+    found, reviews = rows(tmp_path / "a.csv")
+    assert [row["text"] for row in found] == texts
+    assert [reviews.counts[kind] for kind in ("rows", "bad_row", "truncated")] == [200, 0, 0]
+    whole = (tmp_path / "a.csv").read_text()
+    (tmp_path / "a.csv").write_text(whole + f'"u"{between}"x"{between}"cut \\" here')
+    found, reviews = rows(tmp_path / "a.csv")
+    assert (len(found), reviews.counts["truncated"]) == (200, 1)
+    lone = [r"C:\new\t", r"say \"no\""]
+    (tmp_path / "a.csv").write_text("user,item,text\n" + "".join(f'u,"x","{text}"\n' for text in lone * 2))
+    assert [row["text"] for row in rows(tmp_path / "a.csv")[0]] == [r"C:\new\t", 'say "no"'] * 2
+
+
+@pytest.mark.parametrize("damage", ["", "v,y\n", 'v,y,"odd" quote\n', "v,y,one,more\n"])
+def test_a_backslash_is_a_letter_in_an_ordinary_table(tmp_path, damage):
+    """Before the quote that ends a field, and before two that stand for one, even where some row is wrong."""
+    texts = ["ends with \\", 'both \\"', r"C:\new", '\\"', 'a "b"', "a, b\\"] * 20
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(["u", "x", text] for text in texts)
+    (tmp_path / "a.csv").write_text('user,item,text\nu,x,"first \\"\n' + damage + out.getvalue())
+    found, _ = rows(tmp_path / "a.csv")
+    assert [row["text"] for row in found if row["user"] == "u"] == ["first \\", *texts]
 
 
 def test_columns_named_over_a_known_source_and_into_nested_records(tmp_path):

@@ -1,6 +1,7 @@
 """Tables: delimited text with a header line (CSV, TSV, …), and Parquet."""
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ ROWS = 8192
 """Rows handed on at a time."""
 _STATED = "sep="
 """Before the header a spreadsheet may say what separates its columns: ``sep=;``."""
+_ESCAPED: dict[str, Any] = {"escapechar": "\\"}
+r"""Spark and MySQL write a quote inside a quoted field so: ``\"``, and a backslash ``\\``."""
+_BACKSLASH = re.compile(r'(\\["\\])|\\')
+AHEAD = 1 << 20
+"""Bytes that are looked at for how the fields are quoted."""
 LONGEST_FIELD = 1 << 20
 """Characters; a longer field is an unclosed quote that swallows the lines after it."""
 
@@ -33,11 +39,12 @@ def delimited(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
     A row with more or fewer fields than the header is told to ``lost`` as ``bad_row``, the last one as
     ``truncated`` when the data end inside it. A blank field is None.
     """
-    between = delimiter(stream.peek(1 << 16))
-    quotes = between != "\t" or _quotes(stream.peek(1 << 16))
     csv.field_size_limit(LONGEST_FIELD)
-    lines = _Lines(stream, lost)
-    rows = csv.reader(lines, delimiter=between, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE)
+    between = delimiter(stream.peek(1 << 16))
+    form = _form(stream.peek(AHEAD), between)
+    quotes = form.get("quoting") != csv.QUOTE_NONE
+    lines = _Lines(stream, lost, form is _ESCAPED)
+    rows = csv.reader(lines, delimiter=between, **form)
     header = _header(rows)
     block: list[dict[str, Any]] = []
     while True:
@@ -59,7 +66,7 @@ def delimited(stream: Stream, lost: Lost) -> Iterator[list[dict[str, Any]]]:
             lost("truncated" if ended else "bad_row", before + 1)
             if not ended and lines.number > before + 1:  # a quote that was left open swallows rows
                 for number, text in enumerate(lines.since[1:], before + 2):
-                    if len(next(csv.reader([text], delimiter=between), [])) == len(header):
+                    if len(next(csv.reader([text], delimiter=between, **form), [])) == len(header):
                         lost("bad_row", number)
             continue
         block.append({name: value or None for name, value in zip(header, row, strict=True)})
@@ -92,15 +99,16 @@ class _Lines:
 
     Attributes:
         number: of the last line handed on, from 1.
-        quotes: quote characters seen since it was last set to 0.
+        quotes: quote characters seen since it was last set to 0, without those that a backslash makes letters.
         since: the lines handed on since it was last emptied.
         ended: whether the last line handed on had no newline.
     """
 
-    def __init__(self, stream: Stream, lost: Lost):
+    def __init__(self, stream: Stream, lost: Lost, escaped: bool):
         self.number = self.quotes = 0
         self.since: list[str] = []
         self.ended = False
+        self._escaped = escaped
         self._lines = self._read(stream, lost)
 
     def __iter__(self) -> Iterator[str]:
@@ -116,6 +124,9 @@ class _Lines:
                 text, clean = decoded(line.rstrip(b"\r"))
                 if not clean:
                     lost("encoding", self.number)
+                if self._escaped:
+                    text = _lone_kept(text)
+                    line = re.sub(rb"\\.", b"", line)
                 self.quotes += line.count(b'"')
                 self.ended = is_open
                 self.since.append(text)
@@ -123,14 +134,56 @@ class _Lines:
         self.ended = True  # asked for more after the last line: inside a quoted field
 
 
-def _quotes(head: bytes) -> bool:
-    """Whether a table with tabs quotes its fields: read so, its rows are as wide as its header."""
-    lines = head.decode("utf-8", "replace").rpartition("\n")[0].splitlines(keepends=True)
+def _form(head: bytes, between: str) -> dict[str, Any]:
+    """How a table quotes, for the csv module: that in which its rows are as wide as its header. An ordinary table may
+    hold backslashes, one before a closing quote among them: it is read as one wherever that can be."""
+    if b'\\"' in head and not _even(_widths(head, between)):
+        escaped = _widths(head, between, _ESCAPED)
+        ordinary = _widths(head, between, strict=False) or [0]
+        if _even(escaped) and len(escaped or ()) >= ordinary.count(ordinary[0]):
+            return _ESCAPED
+    if between == "\t" and not _even(_widths(head[: 1 << 16], between)):
+        return {"quoting": csv.QUOTE_NONE}
+    return {}
+
+
+def _lone_kept(text: str) -> str:
+    """Text in which a backslash before anything but a quote or another stands for itself when it is read as escaped."""
+    return _BACKSLASH.sub(lambda found: found[1] or r"\\", text) if "\\" in text else text
+
+
+def _even(widths: list[int] | None) -> bool:
+    return widths is not None and len(set(widths[:-1])) <= 1  # the last row may be cut
+
+
+def _widths(head: bytes, between: str, form: dict[str, Any] | None = None, strict: bool = True) -> list[int] | None:
+    """Fields of each row in the first bytes of a table; None where a quote closes in the middle of a field."""
+    text = head.decode("utf-8", "replace").replace("\r\n", "\n")
+    lines = [line + "\n" for line in (_lone_kept(text) if form is _ESCAPED else text).split("\n")]
+    rows = csv.reader(lines, delimiter=between, strict=strict, **form or {})
+    widths = []
     try:
-        widths = [len(row) for row in csv.reader(lines, delimiter="\t", strict=True)][:-1]
+        for row in rows:
+            if row and row[0] != _STATED:
+                widths.append(len(row))
     except csv.Error:
-        return False
-    return len(set(widths)) <= 1
+        return widths if rows.line_num >= len(lines) else None  # inside a field at the end is only cut
+    return widths
+
+
+def uneven(head: bytes) -> str:
+    """What is wrong with a table of which no row is as wide as its header; '' where that is not it.
+
+    >>> uneven(b"user,item\\n1,ann,x\\n2,bob,y\\n")
+    'its header names 2 columns, and its rows have 3'
+    """
+    between = "" if head.lstrip().startswith((b"{", b"[")) else delimiter(head)
+    header, *widths = (between and _widths(head, between, strict=False)) or [0]
+    widths = widths[:-1] or widths  # the last row may be cut
+    if not widths or header in widths:
+        return ""
+    found = f"{min(widths)}" + (f" to {max(widths)}" if len(set(widths)) > 1 else "")
+    return f"its header names {header} columns, and its rows have {found}"
 
 
 def parquet(path: Path, lost: Lost) -> Iterator[list[dict[str, Any]]]:
