@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class Reviews:
         for source in self.sources:
             begun = self.bytes_read
             # Beside the reviews an archive holds other tables, some of which look much like reviews (Yelp's tips).
-            # Ratings tell them apart; where no table has any, one without is taken, and those of the same columns.
+            # Ratings tell them apart; where no table has any, one without is taken, and its further parts.
             for must in (("user", "item", "rating", "text"), ("user", "item", "text")):
                 self.bytes_read = begun
                 found, skipped, faults = yield from self._of_source(source, must)
@@ -145,47 +146,55 @@ class Reviews:
         Args:
             must: the roles that a table among several has to have.
         """
-        skipped: list[str] = []
-        found: str | None = None
-        columns: set[str] = set()
+        skipped: dict[str, list[str]] = {}
+        table: _Table | None = None
         several = source.is_dir()
         faults: list[str] = []
-        for member in opening.members(source, self._progress):
+
+        def members() -> Iterator[opening.Member]:
+            yield from opening.members(source, self._progress)
+            # Whether a file before the first whole one is a part of the same table can be told only now.
+            early = {name for name, keys in skipped.items() if table and table.has_part(name, keys)}
+            if early:
+                yield from (member for member in opening.members(source) if member.name in early)
+
+        for member in members():
             several = several or "/" in member.name
             faults = member.stream.faults
             counts, first = self.counts.copy(), dict(self._first)
-            layout, blocks, keys = self._recognise(member, must if several else (), found)
-            if several and "rating" not in must and found and set(keys) != columns:
-                layout = None
+            layout, blocks, keys = self._recognise(member, must if several else (), table)
             if layout is None:
                 self.counts, self._first = counts, first  # what is no review is no lost one
-                skipped.append(member.name + (f" (columns: {_listed(keys)})" if keys else ""))
+                skipped[member.name] = keys
                 continue
-            if found is None:
-                found, columns = layout.name, set(keys)
+            skipped.pop(member.name, None)
+            if table is None:
+                table = _Table(member.name, layout, frozenset(keys))
                 self._say_format(member.name, layout)
             for block in blocks:
                 yield layout.pick(block)
             self._say_faults(faults)
-        if found is None:
-            return False, skipped, faults
+        if table is None:
+            shown = [name + (f" (columns: {_listed(keys)})" if keys else "") for name, keys in skipped.items()]
+            return False, shown, faults
         self._say_faults(faults)
         if skipped:
             self.counts["files_skipped"] += len(skipped)
-            self.notes.append(f"{source.name}: {_listed(skipped, 5)} left out, since no reviews were recognised there.")
-        return True, skipped, faults
+            reasons = [name + table.unlike(keys) for name, keys in skipped.items()]
+            self.notes.append(f"{source.name}: left out as no part of the reviews: {_listed(reasons, 5)}.")
+        return True, [], faults
 
     def _progress(self, size: int) -> None:
         self.bytes_read += size
 
     def _recognise(
-        self, member: opening.Member, must: tuple[str, ...], found: str | None
+        self, member: opening.Member, must: tuple[str, ...], table: "_Table | None"
     ) -> tuple[Layout | None, Iterator[list[dict[str, Any]]], list[str]]:
         """The layout of a member (None: no reviews), all its blocks of records, and its keys.
 
         Args:
             must: the roles that it has to have if no source is recognised in it; () where there is no other member.
-            found: the layout of the members before.
+            table: what the members before are parts of.
         """
         carried = carrier(member, self._lost(member.name))
         if carried is None:
@@ -207,19 +216,20 @@ class Reviews:
         else:
             layout = generic.layout(keys)
         layout = layout.completed(keys, generic.layout(keys)).named(self.columns)
-        must = tuple(role for role in must if self.columns.get(role) != "")
-        if must and (
-            found not in (None, layout.name)
-            or not (known or layout.complete(keys, must))
-            or (stated and layout.name == "generic")
-        ):
-            return None, iter(()), keys
-        self._check(member.name, layout, keys, sample, known is not None)
+        whole = table if must and table and table.has_part(member.name, keys) else None
+        if whole:
+            layout = whole.layout.completed(keys, layout)
+        elif must:
+            complete = known or layout.complete(keys, [role for role in must if self.columns.get(role) != ""])
+            other = table and (layout.name != table.layout.name or "rating" not in must)
+            if not complete or other or (stated and layout.name == "generic"):
+                return None, iter(()), keys
+        self._check(member.name, layout, keys, known is not None, part=whole is not None)
         return layout, blocks, keys
 
-    def _check(self, name: str, layout: Layout, keys: list[str], sample: list[dict[str, Any]], known: bool) -> None:
+    def _check(self, name: str, layout: Layout, keys: list[str], known: bool, part: bool) -> None:
         for role, column in self.columns.items():
-            if column and column not in keys and column.partition(".")[0] not in keys:
+            if not part and column and column not in keys and column.partition(".")[0] not in keys:
                 raise UserError(
                     f"{name} has no column '{column}' (named for the {role}). {nearest(column, keys)} "
                     f"Found: {_listed(keys)}."
@@ -232,7 +242,7 @@ class Reviews:
                     f"`--column {role}=NAME` (in a card: `columns: {{{role}: NAME}}`){without}."
                 )
         for role in ("rating", "time", "text"):
-            if role not in self.columns and not layout.complete(keys, (role,)):
+            if (role not in self.columns or (part and self.columns[role])) and not layout.complete(keys, (role,)):
                 self.notes.append(
                     f"{name} has no column for the {role}; name it with `--column {role}=NAME` if it has one."
                 )
@@ -351,6 +361,37 @@ class Reviews:
         for batch in Synthetic.from_options(self.columns).batches():
             self.counts.update(rows=len(batch), kept=len(batch))
             yield batch
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The first file of the reviews in a source of several."""
+
+    name: str
+    layout: Layout
+    keys: frozenset[str]
+
+    def has_part(self, name: str, keys: Sequence[str]) -> bool:
+        """Whether another file is a part of the same table. It has the columns of user, item and text, and either no
+        others than the first or a name that differs in numbers alone: writers of parts leave out a column that is
+        empty in one."""
+        must = [role for role in ("user", "item", "text") if getattr(self.layout, role)]
+        alike = self.keys.issuperset(keys) or _NUMBER.sub("", name) == _NUMBER.sub("", self.name)
+        return alike and self.layout.complete(keys, must)
+
+    def unlike(self, keys: Sequence[str]) -> str:
+        """Why a file with these columns is none."""
+        roles = [role for role in ("user", "item", "rating", "text") if getattr(self.layout, role)]
+        missing = [role for role in roles if not self.layout.complete(keys, (role,))]
+        if not keys:
+            return ""
+        if missing:
+            return f" (no column for the {' and the '.join(missing)})"
+        return f" (other columns: {_listed([key for key in keys if key not in self.keys])})"
+
+
+_NUMBER = re.compile(r"[\da-f-]*\d[\da-f-]*")
+"""Numbers and the codes that Spark puts into the names of parts."""
 
 
 def _listed(names: Sequence[str], most: int = 30) -> str:

@@ -393,6 +393,73 @@ def test_an_archive_whose_only_table_has_no_ratings(tmp_path):
     assert [row["user"] for row in found] == ["ann", "bob"]  # other columns are another table
 
 
+REVIEW = {"user": "ann", "item": "x", "rating": 4, "text": "good"}
+
+
+def without(*names, **other):
+    return {name: value for name, value in (REVIEW | other).items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("parts", "kept"),
+    [
+        ({"part-0": REVIEW, "part-1": without("rating"), "part-2": REVIEW}, "012"),
+        ({"part-0": without("rating"), "part-1": REVIEW, "part-2": without("rating", photo="p")}, "120"),
+        ({"part-0": without("rating"), "part-1": without("rating", photo="p")}, "01"),
+        ({"part-00000-3f1c-c000": REVIEW | {"vote": 2}, "part-00001-7bde-c000": without("rating", photo="p")}, "01"),
+        ({"a": REVIEW | {"vote": 2}, "b": without("rating")}, "01"),
+        ({"part-0": AMAZON_2018, "part-1": {k: v for k, v in AMAZON_2018.items() if k != "overall"}}, "01"),
+    ],
+)
+@pytest.mark.parametrize("wrapping", ["folder", "zip"])
+def test_parts_in_which_a_column_is_empty_are_read(tmp_path, parts, kept, wrapping):
+    """Spark leaves such a column out of a part; rows come in the order of the parts, those before the first whole one
+    at the end."""
+    source = tmp_path / "parts"
+    files = {
+        f"data/{name}.json": lines(record | {"reviewerID" if "asin" in record else "user": str(n)})
+        for n, (name, record) in enumerate(parts.items())
+    }
+    if wrapping == "zip":
+        with zipfile.ZipFile(source, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        for name, content in files.items():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes(content)
+    found, reviews = rows(source)
+    assert [row["user"] for row in found] == list(kept)
+    assert [row["row"] for row in found] == list(range(len(kept)))
+    assert (reviews.counts["rows"], reviews.counts["files_skipped"]) == (len(kept), 0)
+    assert reviews.bytes_read == reviews.bytes_total
+    assert not any("left out" in note for note in reviews.notes)
+
+
+def test_a_named_column_may_be_empty_in_a_part(tmp_path):
+    for n, record in enumerate((REVIEW | {"given": 5}, REVIEW, REVIEW | {"given": 3})):
+        (tmp_path / f"part-{n}.json").write_bytes(lines(record))
+    found, reviews = rows(tmp_path, columns={"rating": "given"})
+    assert [row["rating"] for row in found if row["rating"] == row["rating"]] == [5, 3]
+    assert len(found) == 3
+    assert any("part-1.json has no column for the rating" in note for note in reviews.notes)
+
+
+def test_what_is_left_out_of_a_folder_says_why(tmp_path):
+    (tmp_path / "part-0.json").write_bytes(lines(REVIEW))
+    (tmp_path / "part-1.json").write_bytes(lines(without("text")))
+    (tmp_path / "tips.json").write_bytes(lines(without("rating", likes=3)))
+    found, reviews = rows(tmp_path)
+    assert len(found) == 1
+    (note,) = [note for note in reviews.notes if "left out" in note]
+    assert f"part-1.json (no column for the text), {tmp_path.name}/tips.json (no column for the rating)." in note
+    (tmp_path / "part-0.json").write_bytes(lines(without("rating")))
+    found, reviews = rows(tmp_path)
+    (note,) = [note for note in reviews.notes if "left out" in note]
+    assert "tips.json (other columns: likes)." in note
+    assert not any("tips.json has no column" in note for note in reviews.notes), "nothing is said of what is not read"
+
+
 @pytest.mark.parametrize("between", [",", "\t"])
 def test_a_table_whose_quotes_are_escaped(tmp_path, between):
     """As Spark writes it. Some rows would be wider or narrower otherwise, and others not what was written."""
