@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 from symcere.data import opening
 from symcere.data.dates import LATEST, MILLISECONDS, ambiguous, day_first, seconds
 from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic
-from symcere.data.readers.carrier import carrier, looked_ahead
+from symcere.data.readers.carrier import carrier, foreign, looked_ahead
+from symcere.data.readers.table import uneven
 from symcere.data.schema import SCHEMA, as_text
 from symcere.errors import UserError, nearest
 
@@ -102,6 +103,7 @@ class Reviews:
         self.notes: list[str] = []
         self.bytes_read = 0
         self._first: dict[str, str] = {}
+        self._foreign = ""
         self._day_first: bool | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -166,6 +168,8 @@ class Reviews:
             if layout is None:
                 self.counts, self._first = counts, first  # what is no review is no lost one
                 skipped[member.name] = keys
+                if not keys and (said := foreign(member.stream.peek(16), member.name)):
+                    self._foreign = said
                 continue
             skipped.pop(member.name, None)
             if table is None:
@@ -196,6 +200,7 @@ class Reviews:
             must: the roles that it has to have if no source is recognised in it; () where there is no other member.
             table: what the members before are parts of.
         """
+        head = member.stream.peek(1 << 16)
         carried = carrier(member, self._lost(member.name))
         if carried is None:
             return None, iter(()), []
@@ -206,6 +211,11 @@ class Reviews:
                 return None, iter(()), []
             if member.stream.faults:
                 raise UserError(f"{member.stream.faults[0]}, and no complete review stands before. Fetch it again.")
+            if found := uneven(head):
+                raise UserError(
+                    f"{member.name} holds no reviews: {found}. Name every column in the header; row numbers without a "
+                    "name (R: `row.names = FALSE`) and a comma at the end of each row make one too many."
+                )
             raise UserError(f"{member.name} holds no reviews: nothing in it could be read as a record.")
         known = next((layout for layout in LAYOUTS if layout.recognises(keys)), None)
         stated = next((layout for layout in LAYOUTS if layout.name == self._stated), None)
@@ -225,7 +235,7 @@ class Reviews:
             if not complete or other or (stated and layout.name == "generic"):
                 return None, iter(()), keys
         self._check(member.name, layout, keys, known is not None, part=whole is not None)
-        return layout, blocks, keys
+        return layout.seen(sample), blocks, keys
 
     def _check(self, name: str, layout: Layout, keys: list[str], known: bool, part: bool) -> None:
         for role, column in self.columns.items():
@@ -250,6 +260,8 @@ class Reviews:
     def _unknown(self, source: Path, skipped: list[str], faults: list[str]) -> UserError:
         if faults:
             return UserError(f"{faults[0]}, and no complete review stands before. Fetch it again.")
+        if self._foreign:
+            return UserError(f"{self._foreign}, and give the file that it makes.")
         if any("xl/workbook" in name for name in skipped):
             return UserError(f"{source} is a spreadsheet. Save it as CSV (UTF-8), and give that file.")
         return UserError(

@@ -15,6 +15,7 @@ from symcere.data.cards import file_name
 from symcere.data.readers import generic, hotelrec
 from symcere.data.readers.carrier import carrier, looked_ahead
 from symcere.data.readers.jsonl import Lines, rounded
+from symcere.data.readers.layout import unwrapped
 from symcere.data.schema import as_text
 
 _OWN = ("item_title", "item_name", "product_title", "product_name", "hotel_name", "business_name", "place_name",
@@ -61,7 +62,7 @@ def _read(member: opening.Member, wanted: Collection[str], known: dict[str, str]
         if isinstance(block, Lines) and rounded([record.get(item) for record in block]):
             block = block.exact()
         for record in block:
-            name, value = as_text(record.get(item)), record.get(title)
+            name, value = as_text(unwrapped(record.get(item))), record.get(title)
             if name and value and (name := name.strip()) in wanted and name not in known and (text := _clean(value)):
                 known[name] = text
 

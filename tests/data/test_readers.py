@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import sqlite3
 import tarfile
 import zipfile
 
@@ -499,6 +500,81 @@ def test_a_backslash_is_a_letter_in_an_ordinary_table(tmp_path, damage):
     (tmp_path / "a.csv").write_text('user,item,text\nu,x,"first \\"\n' + damage + out.getvalue())
     found, _ = rows(tmp_path / "a.csv")
     assert [row["text"] for row in found if row["user"] == "u"] == ["first \\", *texts]
+
+
+def test_a_few_zeros_in_a_table_are_debris(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("user,item,text\n" + "ann,x,go\0od indeed\n" * 3)
+    for source in (tmp_path, tmp_path / "a.csv"):
+        found, reviews = rows(source)
+        assert {row["text"].replace("\0", "") for row in found} == {"good indeed"}
+        assert not reviews.counts["files_skipped"]
+    (tmp_path / "b.csv").write_text("user,item,text\n" + "ann,x,\0\1\2\n" * 3)
+    assert rows(tmp_path)[1].counts["files_skipped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows_", "says"),
+    [
+        ("1,ann,x,good\n2,bob,y,fine\n", "its header names 3 columns, and its rows have 4."),
+        ("ann,x,good,\n", "its header names 3 columns, and its rows have 4."),
+        ("ann,x\nbob\nann\n", "its header names 3 columns, and its rows have 1 to 2."),
+        ("", "nothing in it could be read"),
+    ],
+)
+def test_rows_of_another_width_than_the_header_are_said(tmp_path, rows_, says):
+    (tmp_path / "a.csv").write_text("user,item,text\n" + rows_)
+    with pytest.raises(UserError) as error:
+        rows(tmp_path / "a.csv")
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["stream", "feather", "sqlite"])
+def test_files_of_other_programs_are_named(tmp_path, kind):
+    path, table = tmp_path / "data", pa.table({"user": ["a"], "item": ["x"], "text": ["t"]})
+    path.mkdir()
+    file = path / "reviews.any"
+    if kind == "sqlite":
+        with sqlite3.connect(file) as database:
+            database.execute("create table reviews (user, item, text)")
+        database.close()
+    else:
+        with (pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file)(str(file), table.schema) as writer:
+            writer.write_table(table)
+    (path / "state.json").write_text('{\n "_format": null\n}')
+    says = {"stream": "to_parquet", "feather": "read_feather", "sqlite": "sqlite3 -header -csv"}[kind]
+    for source in (path, file):
+        with pytest.raises(UserError, match=rf"reviews\.any is an? .*{says}"):
+            rows(source)
+    (path / "ours.csv").write_text("user,item,text\na,x,t\n")
+    assert len(rows(path)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        {"$date": "2020-01-01T00:00:00Z"},
+        {"$date": "2020-01-01T00:00:00.000+0000"},
+        {"$date": 1577836800000},
+        {"$date": {"$numberLong": "1577836800000"}},
+        "2020-01-01",
+    ],
+)
+def test_typed_values_of_mongodb(tmp_path, when):
+    records = [
+        {"customer": {"$oid": "5f1a"}, "product": {"$numberLong": "12"}, "rating": {"$numberInt": "4"}, "date": when},
+        {"customer": "anna", "product": 12, "rating": {"$numberDouble": "4.5"}, "date": None},
+        {"customer": {"$oid": "5f1b", "name": "x"}, "product": {"$numberLong": "12"}, "rating": 3, "date": when},
+    ]
+    (tmp_path / "a.json").write_bytes(lines(*(record | {"text": "t"} for record in records)))
+    found, reviews = rows(tmp_path / "a.json")
+    assert [(row["user"], row["item"], row["rating"], row["time"]) for row in found] == [
+        ("5f1a", "12", 4.0, 1577836800),
+        ("anna", "12", 4.5, None),
+    ]
+    assert reviews.counts["no_user"] == 1, "a record of more than the type is none"
+    (tmp_path / "meta.json").write_bytes(lines({"_id": 1, "product": {"$numberLong": "12"}, "title": "Pump"}))
+    assert titles([tmp_path / "a.json"], {"12"}, str(tmp_path / "meta.json")) == {"12": "Pump"}
 
 
 def test_columns_named_over_a_known_source_and_into_nested_records(tmp_path):

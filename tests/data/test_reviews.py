@@ -223,6 +223,7 @@ def test_an_open_quote_does_not_swallow_the_whole_file(tmp_path):
         (b"user,thing,rating,text\n1,2,3,x\n", "--column item=NAME"),
         (b"user,item,rating,text\n", "holds no reviews"),
         (b'{"user": "a", "ite', "holds no reviews"),
+        (b'{"user": "a", oops}\n{"user": "b", "c", oops}\n{}\n', "nothing in it could be read"),
         (gzip.compress(b"", mtime=0), "No reviews were recognised"),
         (gzip.compress(b'{"user": 1}' * 50, mtime=0)[:12], "Fetch it again"),
         (b"user,item,rating,text\n,x,3,a\n,y,3,b\n", "No usable review"),

@@ -29,7 +29,7 @@ def layout(keys: Collection[str]) -> Layout:
     found = {
         role: next((first[plain(name)] for name in names if plain(name) in first), "") for role, names in NAMES.items()
     }
-    return Layout(name="generic", signature=frozenset(), **found)
+    return Layout(name="generic", signature=frozenset()).named(found)
 
 
 def plain(name: str) -> str:
