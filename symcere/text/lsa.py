@@ -129,7 +129,7 @@ class LSA:
 def _vectorizer(**settings: Any) -> "TfidfVectorizer":
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    # scikit-learn's words, two letters or more, but with the marks that Hindi, Thai or vocalised Arabic writes vowels by.
+    # scikit-learn's words, two letters or more, but with the marks that Hindi or vocalised Arabic writes vowels by.
     mark = rf"(?=[^\0-\u02ff])[{MARKS}]"  # of most characters the first class tells, which is quick
     word = rf"(?:\w\w+|\w(?={mark}))(?:(?:{mark})+\w*)*"
     return TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=word, dtype=np.float32, **settings)
