@@ -52,6 +52,6 @@ def demo(progress: Progress = None) -> dict[str, Any]:
         "look": f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri())}",
         "next": [
             f"symcere recommend {best} --user={somebody(corpus)}",
-            f"symcere evaluate {best} --popularity-weights 0,0.5,1",
+            f"symcere evaluate {best} --split val --popularity-weights 0,0.5,1",
         ],
     }
