@@ -12,18 +12,21 @@ every word is "objective", which :func:`english_share` tells.
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from symcere.text.marks import MARKS
-
 WordClass = Literal["objective", "sentiment", "function"]
 CLASSES: tuple[WordClass, ...] = ("objective", "sentiment", "function")
 
-WORD = re.compile(rf"[^\W_]+(?:(?:[{MARKS}]+|['’](?=[^\W_]))[^\W_]*)*")
+_MARKS = "\u200c\u200d\U000e0100-\U000e01ef" + "".join(
+    mark for mark in map(chr, range(0x300, 0x20000)) if unicodedata.category(mark) in ("Mn", "Mc")
+)
+"""Vowel signs, accents and joiners, as characters of a class: they belong to a word, but are no letters to ``re``."""
+WORD = re.compile(rf"[^\W_]+(?:(?:[{_MARKS}]+|['’](?=[^\W_]))[^\W_]*)*")
 """A run of letters and digits of any script with their marks; an apostrophe inside belongs to it, a hyphen does not."""
 MAX_WORDS = 256
 """Distinct words of one review that are left out at most, the first ones: a fit has one coefficient for each."""

@@ -14,7 +14,6 @@ from scipy.sparse import csr_matrix
 
 from symcere.config import Encoder
 from symcere.errors import UserError
-from symcere.text.marks import MARKS
 
 # scikit-learn takes half a second to load, which a run whose embeddings are already made does not need.
 if TYPE_CHECKING:
@@ -47,7 +46,6 @@ class LSA:
             "pruning": [list(p) for p in PRUNING],
             "terms": MAX_TERMS,
             "sample": SAMPLE,
-            "words": "with marks",
         }
 
     def fit(self, texts: Sequence[str]) -> None:
@@ -129,7 +127,4 @@ class LSA:
 def _vectorizer(**settings: Any) -> "TfidfVectorizer":
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    # scikit-learn's words, two letters or more, but with the marks that Hindi or vocalised Arabic writes vowels by.
-    mark = rf"(?=[^\0-\u02ff])[{MARKS}]"  # of most characters the first class tells, which is quick
-    word = rf"(?:\w\w+|\w(?={mark}))(?:(?:{mark})+\w*)*"
-    return TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=word, dtype=np.float32, **settings)
+    return TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), dtype=np.float32, **settings)

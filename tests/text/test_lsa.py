@@ -6,7 +6,7 @@ from sklearn.preprocessing import normalize
 
 from symcere.config import Encoder
 from symcere.errors import UserError
-from symcere.text.lsa import LSA, _vectorizer
+from symcere.text.lsa import LSA
 
 
 def corpus(rng, n=400, words=150):
@@ -95,18 +95,6 @@ def test_tiny_corpora(texts):
 def test_texts_without_a_word():
     with pytest.raises(UserError, match="no words"):
         fitted(["!!!", "? a b"])
-
-
-def test_words_hold_their_marks():
-    """And without marks they are scikit-learn's."""
-    found = _vectorizer().build_tokenizer()
-    hindi = "हिन्दी में अच्छी गिटार"
-    assert found(f"{hindi}, a ok! cafe\u0301 e\u0301 x") == [*hindi.split(), "ok", "cafe\u0301", "e\u0301"]
-    usual = TfidfVectorizer().build_tokenizer()
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        text = "".join(rng.choice(list("ab7é_ -'ßя漢字.\n"), 60))
-        assert found(text) == usual(text)
 
 
 def test_words_of_any_language():
