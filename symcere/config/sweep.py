@@ -181,17 +181,21 @@ class Search:
                 found.append(self.experiment(settings))
         return found
 
-    @functools.cached_property
-    def models(self) -> dict[str, dict[str, Any]] | None:
-        """Each model of a small discrete space with a point that makes it; None for other spaces."""
+    def _discrete(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]] | None:
+        """Every point of a discrete space; None for other spaces."""
         if any(not p.options and not p.integer for p in self.space.everything()):
             return None
 
         def values_of(parameter: Parameter) -> Sequence[Any]:
             return parameter.labels or range(int(parameter.low), int(parameter.high) + 1)
 
-        points = list(islice(self.space.points(self.flat, values_of), FINITE + 1))
-        if len(points) > FINITE:
+        return self.space.points(self.flat, values_of)
+
+    @functools.cached_property
+    def models(self) -> dict[str, dict[str, Any]] | None:
+        """Each model of a small discrete space with a point that makes it; None for other spaces."""
+        points = list(islice(self._discrete() or (), FINITE + 1))
+        if not 0 < len(points) <= FINITE:
             return None
         found: dict[str, dict[str, Any]] = {}
         for settings, values in points:
@@ -199,10 +203,17 @@ class Search:
                 found.setdefault(same_model(self.experiment(settings)), values)
         return found
 
-    @property
+    @functools.cached_property
     def most(self) -> int:
         """Trials at most: a small space has fewer models than were asked for."""
-        return self.trials if self.models is None else min(self.trials, len(self.models))
+        points = self._discrete()
+        found: set[str] = set()
+        for number, (settings, _) in enumerate(points or ()):
+            if len(found) == self.trials or number == FINITE:
+                return self.trials
+            with contextlib.suppress(UserError, ValueError):
+                found.add(same_model(self.experiment(settings)))
+        return self.trials if points is None else len(found)
 
     @functools.cached_property
     def texts(self) -> list[Text]:

@@ -383,7 +383,7 @@ def _missing(role: str, codes: np.ndarray, ids: pa.StringArray) -> Iterator[str]
     """What to say of ids with many reviews that a program wrote where there was none."""
     reviews = np.bincount(codes, minlength=len(ids))
     for code in pc.index_in(pa.array(MISSING), value_set=ids).drop_null().to_pylist():
-        if reviews[code] > SUSPICIOUS * len(codes) or reviews[code] == reviews.max():
+        if reviews[code] > 1 and (reviews[code] > SUSPICIOUS * len(codes) or reviews[code] == reviews.max()):
             yield (
                 f"{reviews[code]:,} reviews are of one {role} called '{ids[code]}', which may stand for a missing id: "
                 "to have them dropped, leave the field empty in the source (pandas: `dropna` before `astype(str)`)."

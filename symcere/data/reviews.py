@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from symcere.data import opening
-from symcere.data.dates import LATEST, MILLISECONDS, ambiguous, day_first, seconds
+from symcere.data.dates import DAY, LATEST, MILLISECONDS, NEVER, ambiguous, day_first, seconds
 from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic
 from symcere.data.readers.carrier import carrier, foreign, looked_ahead
 from symcere.data.readers.table import uneven
@@ -343,8 +343,10 @@ class Reviews:
         try:
             times = pa.array(values, pa.int64())
             numbers = times.fill_null(0).to_numpy()
+            never = sum((numbers >= NEVER * unit) & (numbers < (NEVER + DAY) * unit) for unit in (1, 10**3, 10**6))
             for _ in range(3):
                 numbers = np.where(np.abs(numbers) >= MILLISECONDS, numbers // 1000, numbers)
+            numbers = np.where(never, LATEST, numbers)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             if self._day_first is None and ambiguous(values):
                 self._day_first = self._find_day_first()
@@ -384,12 +386,13 @@ class _Table:
     keys: frozenset[str]
 
     def has_part(self, name: str, keys: Sequence[str]) -> bool:
-        """Whether another file is a part of the same table. It has the columns of user, item and text, and either no
-        others than the first or a name that differs in numbers alone: writers of parts leave out a column that is
-        empty in one."""
-        must = [role for role in ("user", "item", "text") if getattr(self.layout, role)]
-        alike = self.keys.issuperset(keys) or _NUMBER.sub("", name) == _NUMBER.sub("", self.name)
-        return alike and self.layout.complete(keys, must)
+        """Whether another file is a part of the same table. Where its name differs in numbers alone, it has the columns
+        of user, item and text, since writers of parts leave out a column that is empty in one; else no other columns
+        than the first, and its rating, too: without one it may hold tips or answers."""
+        numbered = _NUMBER.sub("", name) == _NUMBER.sub("", self.name)
+        roles = ("user", "item", "text", *([] if numbered else ["rating"]))
+        must = [role for role in roles if self.layout.complete(self.keys, (role,))]
+        return (numbered or self.keys.issuperset(keys)) and self.layout.complete(keys, must)
 
     def unlike(self, keys: Sequence[str]) -> str:
         """Why a file with these columns is none."""
@@ -402,7 +405,7 @@ class _Table:
         return f" (other columns: {_listed([key for key in keys if key not in self.keys])})"
 
 
-_NUMBER = re.compile(r"[\da-f-]*\d[\da-f-]*")
+_NUMBER = re.compile(r"(?<![\da-z])[\da-f]{4,}(?![\da-z])|\d+")
 """Numbers and the codes that Spark puts into the names of parts."""
 
 
@@ -448,7 +451,10 @@ def _absent(value: Any) -> bool:
     return value is None or value != value or (isinstance(value, str) and value.strip() in NULLS)
 
 
-_STARS = re.compile(r"(★+)☆*|(\d+(?:[.,]\d+)?)(?:\s*(?:/|out of)\s*\d+(?:[.,]\d+)?)?(?:\s*stars?)?", re.IGNORECASE)
+_STARS = re.compile(
+    r"(★+)☆*|(\d+(?:\.\d+|,\d\d?)?)(?:\s*(?:/|out of)\s*(5|10|100)(?:[.,]0)?)?(?:\s*stars?)?", re.IGNORECASE
+)
+"""Not 1,234, which is a thousand, nor 10/12, which is a date."""
 
 
 def number(value: Any) -> float:
@@ -464,4 +470,6 @@ def number(value: Any) -> float:
         if not told:
             return math.nan
         found = float(len(told[1]) if told[1] else told[2].replace(",", "."))
+        if told[3] and found > float(told[3]):
+            return math.nan
     return found if math.isfinite(found) else math.nan

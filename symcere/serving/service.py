@@ -277,7 +277,7 @@ class Service:
         known = None if request.user_id is None else self.users.get(request.user_id)
         words = bool((request.review_text or "").strip())
         if known is not None and (words or request.liked_items):
-            notes.append("Words and liked items of a known user do not count: the model knows them by training.")
+            notes.append("Words and liked items of a known user do not count for the ranking; the items are left out.")
         if known is None and request.user_id is not None:  # others' ids are nobody's business
             notes.append(f"User '{request.user_id}' is not known.")
         if known is None and words and not readable:

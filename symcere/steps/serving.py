@@ -18,7 +18,6 @@ from symcere.steps.corpora import Progress
 from symcere.steps.runs import NOTE, Restored, restore
 from symcere.tracking import tag
 
-"""Tags of a sweep's runs."""
 BLOCK = 4096
 """Users whose lists are made at a time."""
 LENGTH = 50

@@ -408,7 +408,7 @@ def without(*names, **other):
         ({"part-0": without("rating"), "part-1": REVIEW, "part-2": without("rating", photo="p")}, "120"),
         ({"part-0": without("rating"), "part-1": without("rating", photo="p")}, "01"),
         ({"part-00000-3f1c-c000": REVIEW | {"vote": 2}, "part-00001-7bde-c000": without("rating", photo="p")}, "01"),
-        ({"a": REVIEW | {"vote": 2}, "b": without("rating")}, "01"),
+        ({"a": REVIEW | {"vote": 2}, "b": REVIEW}, "01"),
         ({"part-0": AMAZON_2018, "part-1": {k: v for k, v in AMAZON_2018.items() if k != "overall"}}, "01"),
     ],
 )
@@ -435,6 +435,18 @@ def test_parts_in_which_a_column_is_empty_are_read(tmp_path, parts, kept, wrappi
     assert (reviews.counts["rows"], reviews.counts["files_skipped"]) == (len(kept), 0)
     assert reviews.bytes_read == reviews.bytes_total
     assert not any("left out" in note for note in reviews.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "other"),
+    [(("reviews", "tips"), without("rating")), (("reviews_a1", "reviews_b2"), without("rating", photo="p"))],
+)
+def test_tips_are_no_part_of_the_reviews(tmp_path, names, other):
+    """Though all their columns are those of reviews; letters in a name are no numbers."""
+    for name, record in zip(names, (REVIEW | {"vote": 2}, other), strict=True):
+        (tmp_path / f"{name}.json").write_bytes(lines(record))
+    found, reviews = rows(tmp_path)
+    assert (len(found), found[0]["rating"], reviews.counts["files_skipped"]) == (1, 4, 1)
 
 
 def test_a_named_column_may_be_empty_in_a_part(tmp_path):

@@ -436,7 +436,8 @@ def test_whole_numbers_beyond_64_bits_keep_their_digits(tmp_path, form):
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_ratings_as_people_write_them(tmp_path, kind):
     written = ["4,5", "4.0 out of 5 stars", "4/5", "3,5 / 5", "1 star", "★★★★", "★★☆☆☆", "80%", "☆☆", "4/5/2020", "4"]
-    expected = [4.5, 4.0, 4.0, 3.5, 1.0, 4.0, 2.0, None, None, None, 4.0]
+    written += ["1,234", "10/12", "6/5"]
+    expected = [4.5, 4.0, 4.0, 3.5, 1.0, 4.0, 2.0, None, None, None, 4.0, None, None, None]
     records = [{"user": f"u{n}", "item": "x", "stars": rating, "text": "a"} for n, rating in enumerate(written)]
     path = tmp_path / "reviews"
     if kind == "csv":
@@ -447,7 +448,7 @@ def test_ratings_as_people_write_them(tmp_path, kind):
         pq.write_table(pa.Table.from_pylist(records), path)
     found, reviews = rows(path)
     assert [None if math.isnan(row["rating"]) else row["rating"] for row in found] == expected
-    assert reviews.counts["bad_rating"] == 3
+    assert reviews.counts["bad_rating"] == 6
 
 
 def test_yes_is_no_rating_whatever_stands_beside_it(tmp_path):
@@ -455,6 +456,15 @@ def test_yes_is_no_rating_whatever_stands_beside_it(tmp_path):
         found, reviews = rows(write(tmp_path, "\n".join(line(n, rating=value) for n, value in enumerate(values))))
         assert [math.isnan(row["rating"]) for row in found] == [value != 4.5 for value in values]
         assert reviews.counts["bad_rating"] == sum(value != 4.5 for value in values)
+
+
+@pytest.mark.parametrize("unit", [1, 1000, 10**6])
+@pytest.mark.parametrize("beside", [[], ["2020-01-01"]])
+def test_never_as_a_number(tmp_path, unit, beside):
+    times = [253402300799 * unit, 253402214400 * unit, 1577836800 * unit, *beside]
+    found, reviews = rows(write(tmp_path, "\n".join(line(n, time=time) for n, time in enumerate(times))))
+    assert [row["time"] for row in found] == [None, None, 1577836800, *([1577836800] if beside else [])]
+    assert reviews.counts["bad_time"] == 2
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "struct"])

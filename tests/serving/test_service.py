@@ -108,7 +108,9 @@ def test_fallbacks_come_in_the_stated_order_and_are_flagged(service, corpus):
         ]
     )
     assert [a.basis for a in answers] == ["known", "text", "liked", "liked", "popularity", "popularity"]
-    assert answers[0].notes == ["Words and liked items of a known user do not count: the model knows them by training."]
+    assert answers[0].notes == [
+        "Words and liked items of a known user do not count for the ranking; the items are left out."
+    ]
     assert "thing-001" not in answers[0].items  # liked, they say
     assert "The text holds no word that its encoder knows." in answers[3].notes
     assert any("'thing-9'. Did you mean thing-0" in note for note in answers[3].notes)

@@ -169,7 +169,8 @@ def _begin(
     if trials:
         plan["trials"] = trials
     if not resume:
-        plan |= {"datasets": list(datasets), "methods": list(methods), "sha256": declared.sha256}
+        plan |= {"datasets": list(datasets), "methods": list(methods)}
+    plan.setdefault("sha256", declared.sha256)
     if seeds is not None or plan["seeds"] is None:
         plan["seeds"] = declared.sweep.seeds if seeds is None else seeds
     # Going on with some of it does not make the sweep smaller for the next time.
