@@ -28,7 +28,7 @@ def one_at_a_time(pairs, k):
             return pairs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pair_sets, st.integers(1, 5))
 def test_core_is_what_remains_of_taking_weak_nodes_away(pairs, k):
     users, items = columns(pairs)
@@ -37,7 +37,7 @@ def test_core_is_what_remains_of_taking_weak_nodes_away(pairs, k):
     assert (np.diff(kept) > 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pair_sets)
 def test_deepest_is_the_last_core_that_is_not_empty(pairs):
     users, items = columns(pairs)

@@ -74,7 +74,7 @@ words += ["&#xD800;", "<", "<br/>", "</a>", "<a href=x>", "<3", "showReview(12, 
 pieces = st.lists(st.sampled_from(words) | st.text(max_size=5), max_size=12).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(pieces, max_size=8))
 def test_fast_cleaning_is_cleaning(texts):
     cleaned = clean(pa.array(texts, pa.string()))

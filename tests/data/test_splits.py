@@ -28,7 +28,7 @@ def by_user(users, part):
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(activities, st.integers(0, 5))
 def test_random_follows_the_published_rule(activity, seed):
     users = entries(activity)
@@ -52,7 +52,7 @@ def test_random_rounds_as_python_does():
     assert [int((part[entries([15, 25, 35]) == user] == TEST).sum()) for user in range(3)] == [2, 2, 4]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(activities, st.randoms(use_true_random=False))
 def test_last_takes_each_users_latest(activity, random):
     users = entries(activity)

@@ -34,7 +34,7 @@ def test_popularity_counts():
     assert all_scores(closed_form(ClosedForm(kind="popularity"), R)).tolist() == [[1, 2, 0], [1, 2, 0]]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), k=st.sampled_from([1, 3, 400]), shrink=st.sampled_from([0.0, 2.5]))
 def test_itemknn_is_the_shrunk_cosine_of_the_nearest(seed, k, shrink):
     R = random_interactions(seed)
@@ -52,7 +52,7 @@ def test_itemknn_is_the_shrunk_cosine_of_the_nearest(seed, k, shrink):
     np.testing.assert_allclose(all_scores(scorer), dense @ W, atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), alpha=st.sampled_from([0.4, 1.0]), beta=st.sampled_from([-0.5, 0.0, 0.6]))
 def test_rp3beta_is_three_steps_of_a_walk(seed, alpha, beta):
     R = random_interactions(seed, density=0.15)

@@ -58,7 +58,7 @@ def mean_over_layers(A, X, layers):
     return np.mean(hops, axis=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     layers=st.integers(0, 6),
@@ -86,7 +86,7 @@ def test_equals_recomputation_for_every_pair(seed, layers, mode, marks):
         assert (bool(has_u[b]), bool(has_i[b])) == (has_text[u], has_text[i])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), layers=st.integers(0, 7), cells=st.sampled_from([1, 12, 1 << 20]))
 def test_walks_are_entries_of_powers(seed, layers, cells):
     train, _ = random_case(seed)

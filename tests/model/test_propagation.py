@@ -66,7 +66,7 @@ def gradient(value, H, weight):
 # ---------------------------------------------------------------- the dense loop
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     density=st.sampled_from([0.0, 0.1, 0.4, 1.0]),
@@ -95,7 +95,7 @@ def test_equals_the_dense_loop(seed, density, layers, skip, columns, rows):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     layers=st.integers(0, 4),
@@ -324,7 +324,7 @@ def test_hops_of_frozen_features(columns):
         torch.testing.assert_close(hop.double(), expected, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.3, 0.7, 1.0]))
 def test_dropped_edges_leave_the_graph_of_the_rest(seed, share):
     train = random_train(seed)

@@ -15,7 +15,7 @@ def random_history(seed, U, N, share):
     return History.of(scipy.sparse.csr_array(dense.astype(np.float32))), torch.from_numpy(dense)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 999), st.integers(1, 8), st.integers(1, 9), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 9))
 def test_among_is_the_block_of_the_matrix(seed, U, N, share, C):
     history, dense = random_history(seed, U, N, share)
@@ -86,7 +86,7 @@ def test_popularity_sampling_has_the_inclusion_probabilities_it_states(n):
     assert (frequencies(sampled) - inclusion).abs().max() < 4 * 0.5 / 2000**0.5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 999), st.integers(1, 30), st.integers(1, 35))
 def test_any_weights_give_exactly_n_distinct_nodes(seed, N, n):
     g = torch.Generator().manual_seed(seed)
@@ -165,7 +165,7 @@ def test_in_batch_candidates_are_distinct():
 # ---------------------------------------------------------------- negatives of BPR
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 999), st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.0, 0.4, 0.9]), st.booleans())
 def test_negatives_are_never_known(seed, U, N, share, weighted):
     history, dense = random_history(seed, U, N, share)

@@ -200,7 +200,7 @@ def problems(draw):
     return zu, zi, pairs, batch, ids, bias, inclusion, draw(st.sampled_from([None, 1, 2, 3]))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(problems(), st.sampled_from(KINDS), st.sampled_from(REDUCTIONS), st.sampled_from([0.1, 1.0]))
 def test_equals_slow_loop(problem, kind, reduction, tau):
     zu, zi, pairs, batch, ids, bias, inclusion, chunk = problem
@@ -301,7 +301,7 @@ def test_sincere_never_pushes_positives_apart_and_supcon_does():
     assert all(worst["supcon", reduction] > 0.1 for reduction in REDUCTIONS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems(), st.sampled_from(REDUCTIONS))
 def test_sincere_gradient_on_positives_is_never_positive(problem, reduction):
     zu, _, pairs, batch, ids, *_ = problem

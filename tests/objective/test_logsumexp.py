@@ -61,7 +61,7 @@ def test_equals_plain_form_with_uneven_last_chunk(chunk, bias):
     check(*problem(13, 17, 5, 0.3, bias, seed=0), chunk)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), st.sampled_from([0.0, 0.2, 0.9, 1.0]), st.booleans(),
     st.integers(0, 999), st.sampled_from([None, 1, 2, 5]),
@@ -111,7 +111,7 @@ def check_both(A, C, d, share, seed, chunk=None, scale=4.0, dtype=torch.float64,
         torch.testing.assert_close(x, y, **close)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), st.sampled_from([0.0, 0.2, 0.9, 1.0]),
     st.integers(0, 999), st.sampled_from([None, 1, 2, 5]), st.sampled_from([0.5, 20.0, 200.0]),
