@@ -15,6 +15,10 @@ from symcere.config.fields import build, flatten, merge, read_settings, setting,
 # ---------------------------------------------------------------- data
 
 
+SELECTED = 10
+"""Models are selected by validation NDCG, and compared, at this cut-off, or the largest that a tiny catalogue has."""
+
+
 @dataclass(frozen=True)
 class Split:
     kind: Literal["random", "last", "time", "files"] = setting(

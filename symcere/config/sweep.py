@@ -24,7 +24,7 @@ import yaml
 
 from symcere.config.baselines import DEFAULT, baseline, baselines
 from symcere.config.canonical import same_model
-from symcere.config.experiment import Experiment, Text
+from symcere.config.experiment import SELECTED, Experiment, Text
 from symcere.config.fields import build, json_schema, read_yaml, setting
 from symcere.config.space import (
     FIXED,
@@ -43,8 +43,6 @@ from symcere.home import NAME, NAMED
 
 FINITE = 2000
 """Spaces of at most so many points are enumerated when the sampler runs out of new ones."""
-SELECTED = 10
-"""The cut-off that reports compare by."""
 CHECKED = 1000
 """Combinations of a space that are tried before anything starts: the first ones in order, and as many at random."""
 
@@ -181,39 +179,40 @@ class Search:
                 found.append(self.experiment(settings))
         return found
 
-    def _discrete(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]] | None:
-        """Every point of a discrete space; None for other spaces."""
+    @functools.cached_property
+    def _points(self) -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
+        """Every point of a small discrete space; None for other spaces."""
         if any(not p.options and not p.integer for p in self.space.everything()):
             return None
 
         def values_of(parameter: Parameter) -> Sequence[Any]:
             return parameter.labels or range(int(parameter.low), int(parameter.high) + 1)
 
-        return self.space.points(self.flat, values_of)
+        points = list(islice(self.space.points(self.flat, values_of), FINITE + 1))
+        return points if len(points) <= FINITE else None
+
+    def _first_models(self, count: int) -> dict[str, dict[str, Any]] | None:
+        """So many models of a small discrete space, each with a point that makes it; None for other spaces."""
+        if self._points is None:
+            return None
+        found: dict[str, dict[str, Any]] = {}
+        for settings, values in self._points:
+            with contextlib.suppress(UserError, ValueError):
+                found.setdefault(same_model(self.experiment(settings)), values)
+            if len(found) == count:
+                break
+        return found
 
     @functools.cached_property
     def models(self) -> dict[str, dict[str, Any]] | None:
         """Each model of a small discrete space with a point that makes it; None for other spaces."""
-        points = list(islice(self._discrete() or (), FINITE + 1))
-        if not 0 < len(points) <= FINITE:
-            return None
-        found: dict[str, dict[str, Any]] = {}
-        for settings, values in points:
-            with contextlib.suppress(UserError, ValueError):
-                found.setdefault(same_model(self.experiment(settings)), values)
-        return found
+        return self._first_models(FINITE)
 
     @functools.cached_property
     def most(self) -> int:
         """Trials at most: a small space has fewer models than were asked for."""
-        points = self._discrete()
-        found: set[str] = set()
-        for number, (settings, _) in enumerate(points or ()):
-            if len(found) == self.trials or number == FINITE:
-                return self.trials
-            with contextlib.suppress(UserError, ValueError):
-                found.add(same_model(self.experiment(settings)))
-        return self.trials if points is None else len(found)
+        found = self._first_models(self.trials)
+        return self.trials if found is None else len(found)
 
     @functools.cached_property
     def texts(self) -> list[Text]:

@@ -11,8 +11,6 @@ MILLISECONDS = 100_000_000_000
 """A time from here on counts milliseconds or less: in seconds it would be the year 5138, in milliseconds it is 1973."""
 LATEST = 7_258_118_400
 """A date in seconds from here on, the year 2200, or as far before 1970, stands for "never" or "unknown"."""
-NEVER, DAY = 253_402_214_400, 86_400
-"""The last day of the year 9999, in seconds: as a number it looks like one of January 1978 in a smaller unit."""
 _MONTHS = {"jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6, "jul": 7, "aug": 8, "sep": 9, "oct": 10, "nov": 11, "dec": 12}  # fmt: skip  # noqa: E501
 _TIME_OF_DAY = r"(?:[T, ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d*)?)?(?: ?([AaPp])\.?[Mm]\.?)?(?: ?(?:Z|UTC|GMT))?)?"
 _EITHER = re.compile(r"(\d{1,2})[/-](\d{1,2})[/-](\d{4})" + _TIME_OF_DAY)
@@ -30,6 +28,16 @@ _DATES = (
     ),
     (_EITHER, "either"),
 )
+
+
+def never(times: Any) -> Any:
+    """Whether a whole number, or each of an array, is a time on the last day of the year 9999, in seconds, milli- or
+    microseconds; else it would be taken for one of January 1978 in a smaller unit.
+
+    >>> bool(never(253_402_300_799_000)), bool(never(1_229_990_400))
+    (True, False)
+    """
+    return sum((times >= 253_402_214_400 * unit) & (times < 253_402_300_800 * unit) for unit in (1, 10**3, 10**6))
 
 
 def ambiguous(values: Sequence[Any]) -> list[tuple[int, int]]:
@@ -68,7 +76,7 @@ def seconds(value: Any, day_first: bool = False) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     whole = int(value)
-    if any(NEVER * unit <= whole < (NEVER + DAY) * unit for unit in (1, 10**3, 10**6)):
+    if never(whole):
         return LATEST
     for _ in range(3):
         if abs(whole) >= MILLISECONDS:

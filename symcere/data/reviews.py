@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from symcere.data import opening
-from symcere.data.dates import DAY, LATEST, MILLISECONDS, NEVER, ambiguous, day_first, seconds
+from symcere.data.dates import LATEST, MILLISECONDS, ambiguous, day_first, never, seconds
 from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic
 from symcere.data.readers.carrier import carrier, foreign, looked_ahead
 from symcere.data.readers.table import uneven
@@ -343,10 +343,9 @@ class Reviews:
         try:
             times = pa.array(values, pa.int64())
             numbers = times.fill_null(0).to_numpy()
-            never = sum((numbers >= NEVER * unit) & (numbers < (NEVER + DAY) * unit) for unit in (1, 10**3, 10**6))
+            numbers = np.where(never(numbers), LATEST, numbers)
             for _ in range(3):
                 numbers = np.where(np.abs(numbers) >= MILLISECONDS, numbers // 1000, numbers)
-            numbers = np.where(never, LATEST, numbers)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             if self._day_first is None and ambiguous(values):
                 self._day_first = self._find_day_first()
@@ -354,9 +353,9 @@ class Reviews:
             bad = sum(one is None and not _absent(v) for one, v in zip(found, values, strict=True))
             times = pa.array(found, pa.int64())
             numbers = times.fill_null(0).to_numpy()
-        never = np.abs(numbers) >= LATEST
-        absent = times.is_null().to_numpy(zero_copy_only=False) | never
-        return pa.array(numbers, mask=absent), bad + int(never.sum())
+        late = np.abs(numbers) >= LATEST
+        absent = times.is_null().to_numpy(zero_copy_only=False) | late
+        return pa.array(numbers, mask=absent), bad + int(late.sum())
 
     def _find_day_first(self) -> bool:
         """Looks at the dates from the start, as far as the first that tell the order of day and month."""

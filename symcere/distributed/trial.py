@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from symcere.config import Experiment
+from symcere.config.experiment import SELECTED
 from symcere.config.fields import build
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
@@ -224,7 +225,6 @@ def _train(spec: Spec, path: Path, record: _Record) -> None:
 
     from symcere.evaluation import Evaluator
     from symcere.training import Checkpoint, Epoch, fit
-    from symcere.training.fit import SELECTED
 
     torch.set_num_threads(max(1, spec.threads))
     corpus = _corpus(spec.corpus)

@@ -15,6 +15,7 @@ from symcere.errors import UserError
 from symcere.home import home
 from symcere.steps.corpora import corpus_path
 from symcere.storage import absolute
+from symcere.tracking import attach, client, mask, tracking_uri
 
 if TYPE_CHECKING:
     from symcere.distributed.submit import Job
@@ -145,7 +146,6 @@ def _guarded(name: str, look: Callable[[], Check]) -> Check:
 
 def _guarded_all(name: str, look: Callable[[], list[Check]]) -> list[Check]:
     """A check that breaks is a check that failed: the others are made all the same."""
-    from symcere.tracking import mask
 
     try:
         return look()
@@ -281,7 +281,6 @@ def _weights(experiment: Experiment) -> list[Check]:
 
 def _mlflow(uri: str) -> Check:
     """Makes an experiment, a run with a metric and a file, reads them back, and deletes them."""
-    from symcere.tracking import attach, client, mask, tracking_uri
     from symcere.tracking.store import experiment_id
 
     uri = uri or tracking_uri()
@@ -314,7 +313,6 @@ def _mlflow(uri: str) -> Check:
 def _storage(storage: str) -> Check:
     from symcere.distributed.nodes import write_to
     from symcere.storage import remote, remove, within
-    from symcere.tracking import mask
 
     folder = within(storage, f".doctor-{secrets.token_hex(4)}")
     if remote(storage) or Path(storage).parent.is_dir():
@@ -333,7 +331,6 @@ def _storage(storage: str) -> Check:
 
 def _cluster(address: str, storage: str, tracking: str) -> list[Check]:
     from symcere.distributed.nodes import PACKAGES, facts, survey
-    from symcere.tracking import mask, tracking_uri
 
     uri = tracking or tracking_uri()
     shared = uri if uri.startswith(("http://", "https://")) else ""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from symcere import tracking
 from symcere.errors import UserError
 from symcere.home import writing
 from symcere.steps.corpora import Progress
@@ -146,7 +147,6 @@ def _whole(
 
 def _log(run: str | Path, files: list[Path]) -> None:
     """The files among the run's artifacts, where the run is known to a store."""
-    from symcere import tracking
 
     found = tracking.find_run(run)
     if found.id:

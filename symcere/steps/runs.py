@@ -20,14 +20,13 @@ from symcere.errors import UserError
 from symcere.home import CHECKPOINT, check_name, checkpoint_of
 from symcere.steps.corpora import Progress, Settings, embeddings_of, open_corpus
 from symcere.storage import absolute, check, exists, within
-from symcere.tracking import mask, tag
+from symcere.tracking import StoredRun, Tracker, mask, tag
 
 if TYPE_CHECKING:
     from symcere.evaluation import Evaluation
     from symcere.model.scorer import Scorer
     from symcere.model.workers import Parallel
     from symcere.text import Embeddings
-    from symcere.tracking import StoredRun, Tracker
     from symcere.training import Checkpoint, Epoch, Fitted
 
 EXPERIMENT = "experiment.yaml"
@@ -229,7 +228,6 @@ def _storage(address: str) -> str:
     Raises:
         UserError: it holds a credential, or cannot be written.
     """
-
     if mask(address) != address:
         raise UserError(
             f"--storage {mask(address)} holds a credential, and the run keeps the address: leave it out, and set "
@@ -240,7 +238,7 @@ def _storage(address: str) -> str:
     return address
 
 
-def _interrupted(run: str) -> tuple["StoredRun", "Checkpoint"]:
+def _interrupted(run: str) -> tuple[StoredRun, "Checkpoint"]:
     """A run, and how far it came: its checkpoint on the storage it was given, or else under the home."""
     from symcere.training import Checkpoint
 
@@ -283,7 +281,7 @@ def _curve(state: "Checkpoint", title: str) -> Any:
     return training_curve(*columns, metric_name=f"validation NDCG@{state.metric.rpartition('_')[2]}", title=title)
 
 
-def _log_evaluation(run: "Tracker", corpus: Corpus, scorer: "Scorer", result: "Evaluation") -> None:
+def _log_evaluation(run: Tracker, corpus: Corpus, scorer: "Scorer", result: "Evaluation") -> None:
     """What reports need later: per-user metrics, and each item's popularity and vector length."""
     run.log_table({"user": corpus.user_ids.take(result.users), **result.per_user}, "per_user.parquet")
     items: dict[str, Any] = {"item": corpus.item_ids, "popularity": corpus.item_popularity}

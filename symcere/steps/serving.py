@@ -222,7 +222,6 @@ def register(
 
 def _uses(model: str, alias: str) -> dict[str, str]:
     """How a registered model is taken into use."""
-
     uri, store = f"models:/{model}@{alias}", shlex.quote(tracking.tracking_uri())
     return {
         "load": f"mlflow.pyfunc.load_model('{uri}')",
@@ -232,7 +231,6 @@ def _uses(model: str, alias: str) -> dict[str, str]:
 
 def _best_of(sweep: str, dataset: str) -> Any:
     """The final model of a sweep that is best on validation."""
-
     finals = [
         run
         for run in tracking.list_runs()

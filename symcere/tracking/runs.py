@@ -182,10 +182,7 @@ def start_run(
     uri = uri or tracking_uri()
     store = client(uri)
     reap(uri)
-    every = {tag.VERSION: symcere.__version__, tag.HOST: process.host(), tag.PROCESS: process.identity(), **source()}
-    if parent:
-        every[tag.PARENT] = parent
-    every |= dict(tags or {})
+    every = _origin(parent) | dict(tags or {})
     if again:
         store.update_run(again, status="RUNNING")
         tracker = attach(again, uri)
@@ -223,6 +220,12 @@ def _end_after(tracker: Tracker, error: BaseException) -> None:
         print(f"warning: run {tracker.name} could not be marked as ended: {trouble}", file=sys.stderr)
 
 
+def _origin(parent: str | None) -> dict[str, str]:
+    """The tags that every run has: what made it, where, and the run that it belongs to."""
+    every = {tag.VERSION: symcere.__version__, tag.HOST: process.host(), tag.PROCESS: process.identity(), **source()}
+    return every | ({tag.PARENT: parent} if parent else {})
+
+
 def record_run(
     experiment: str,
     name: str,
@@ -255,8 +258,7 @@ def record_run(
 
     uri = uri or tracking_uri()
     store = client(uri)
-    every = {tag.VERSION: symcere.__version__, tag.HOST: process.host(), tag.PROCESS: process.identity(), **source()}
-    every |= dict(tags) | ({tag.PARENT: parent} if parent else {}) | ({tag.ERROR: error} if error else {})
+    every = _origin(parent) | dict(tags) | ({tag.ERROR: error} if error else {})
     run = store.create_run(
         experiment_id(store, experiment, uri),
         start_time=int(started * 1000),

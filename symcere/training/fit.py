@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from symcere.config import Experiment
+from symcere.config.experiment import SELECTED
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.evaluation import Evaluator
@@ -28,8 +29,6 @@ from symcere.text import Embeddings, profiles
 from symcere.training.adam import Adam
 from symcere.training.checkpoint import Checkpoint
 
-SELECTED = 10
-"""Model selection is by validation NDCG at this cut-off, or the largest that a tiny catalogue has."""
 CHECKPOINT_EVERY = 10.0
 """Seconds between checkpoints; what a kill can lose is done again, with the same numbers."""
 

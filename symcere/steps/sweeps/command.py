@@ -166,10 +166,9 @@ def _begin(
                 f"There is a sweep '{name}' already. `symcere sweep --resume {name}` goes on with it, --name starts "
                 "another one."
             )
+        plan |= {"datasets": list(datasets), "methods": list(methods)}
     if trials:
         plan["trials"] = trials
-    if not resume:
-        plan |= {"datasets": list(datasets), "methods": list(methods)}
     plan.setdefault("sha256", declared.sha256)
     if seeds is not None or plan["seeds"] is None:
         plan["seeds"] = declared.sweep.seeds if seeds is None else seeds
