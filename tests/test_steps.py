@@ -424,7 +424,7 @@ def test_a_catalogue_of_fewer_than_ten_items(fresh, tmp_path):
 
 
 def test_trials_of_all_data_sets_reserve_the_same_memory_where_it_fits():
-    from symcere.steps.sweeps.ground import one_size
+    from symcere.steps.sweeps.needs import one_size
 
     needs = {"small": 1e9, "large": 3e9}
     assert one_size(needs, {"CPU": 4, "memory": 16e9}, 1) == {"small": 3e9, "large": 3e9}

@@ -8,16 +8,16 @@
 A step composes the rooms below it and adds tracking; it holds no logic of its own.
 """
 
-from symcere.steps.cluster import doctor, submit
 from symcere.steps.corpora import datasets, embed, fetch, open_corpus, prepare
-from symcere.steps.cost import plan
 from symcere.steps.demo import demo
+from symcere.steps.doctor import doctor
 from symcere.steps.explain import explain, explore
 from symcere.steps.report import report
 from symcere.steps.runs import Run, baselines, evaluate, restore, train
 from symcere.steps.serving import export, promote, recommend, register, score
 from symcere.steps.stored import ls, rm
-from symcere.steps.sweeps import sweep
+from symcere.steps.submit import submit
+from symcere.steps.sweeps import plan, sweep
 
 __all__ = [
     "Run",

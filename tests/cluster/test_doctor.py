@@ -11,7 +11,7 @@ from symcere.config import Experiment
 from symcere.distributed import nodes
 from symcere.distributed.nodes import Node
 from symcere.steps import cluster
-from symcere.steps.cluster import Check, Report, doctor
+from symcere.steps.doctor import Check, Report, doctor
 
 LSA = Experiment().replace({"text.encoders": "lsa"})
 GB = 1_000_000_000

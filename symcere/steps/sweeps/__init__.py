@@ -7,5 +7,6 @@ home/sweeps/NAME/
 """
 
 from symcere.steps.sweeps.command import Stopped, sweep
+from symcere.steps.sweeps.plan import plan
 
-__all__ = ["Stopped", "sweep"]
+__all__ = ["Stopped", "plan", "sweep"]

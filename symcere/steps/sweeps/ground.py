@@ -12,6 +12,7 @@ from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.home import home, writing
 from symcere.steps.corpora import Progress, embeddings_of, open_corpus
+from symcere.steps.sweeps.needs import gpu_share, memory_of, one_size
 
 if TYPE_CHECKING:
     from symcere.distributed.studies import Study
@@ -66,7 +67,6 @@ def studies_of(
     """The studies, and the memory that a trial on each data set reserves."""
     from symcere.distributed.pool import most
     from symcere.distributed.studies import Study, open_storage, open_study
-    from symcere.steps.cost import gpu_share, memory_of
 
     sweep = declared.sweep
     storage = open_storage(sweep.storage, folder)
@@ -114,19 +114,6 @@ def _token(folder: Path) -> str:
         with writing(path) as part:
             part.write_text(secrets.token_hex(4))
     return path.read_text()
-
-
-def one_size(memory: Mapping[str, float], resources: Mapping[str, float], cpu: float) -> dict[str, float]:
-    """What trials reserve: what the largest of them needs, where as many as there are cores for can have that.
-
-    A trial goes on in the process of the last one only if it reserves the same; a new process loads torch again.
-
-    Args:
-        memory: bytes that a trial of each data set needs.
-    """
-    largest = max(memory.values(), default=0.0)
-    fits = largest * (resources.get("CPU", 0) // cpu) <= 0.8 * resources.get("memory", float("inf"))
-    return dict.fromkeys(memory, largest) if fits else dict(memory)
 
 
 def _width(one: Ready, search: Search) -> int:

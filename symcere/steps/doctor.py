@@ -1,4 +1,4 @@
-"""A cluster: sending it a command, and asking whether everything is there before a long job."""
+"""Whether all that a long job needs is there: on this machine, and on the nodes of a cluster."""
 
 import os
 import secrets
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from symcere.config import Encoder, Experiment
 from symcere.data import cards
@@ -17,53 +17,11 @@ from symcere.steps.corpora import corpus_path
 from symcere.storage import absolute
 from symcere.tracking import attach, client, mask, tracking_uri
 
-if TYPE_CHECKING:
-    from symcere.distributed.submit import Job
-
 GIGABYTE = 1_000_000_000
 LOW_DISK, NO_DISK = 20 * GIGABYTE, 2 * GIGABYTE
 LOW_MEMORY = 4 * GIGABYTE
 MOST_SKEW = 2.0
 """Seconds: beyond it times of runs and of leases mislead."""
-
-
-def submit(
-    words: Sequence[str],
-    *,
-    cluster: str = "",
-    address: str = "",
-    wait: bool = True,
-    env: Mapping[str, str] | None = None,
-    cpus: float = 0,
-    gpus: float = 0,
-) -> "Job":
-    """Run a ``symcere`` command as a job of a Ray cluster, with the code of the current directory.
-
-    Args:
-        words: the command, ``["train", "hotels", "--workers", "2"]``.
-        cluster: the file that ``ray up`` was given; the cluster is reached through SSH.
-        address: or the address of its dashboard, ``http://HEAD:8265``; by default ``RAY_API_SERVER_ADDRESS``.
-        wait: stream the log and return the command's exit code.
-        env: environment of the job.
-        cpus: that the command itself holds, beside its workers (by default it runs on the head, with none).
-        gpus: likewise.
-
-    Raises:
-        UserError: the cluster is not reached, or something that should not travel would.
-    """
-    from contextlib import nullcontext
-
-    from symcere.distributed.submit import reach
-    from symcere.distributed.submit import submit as run
-
-    address = address or ("" if cluster else os.environ.get("RAY_API_SERVER_ADDRESS", ""))
-    if bool(cluster) == bool(address):
-        raise UserError("Which cluster? Give --cluster FILE (as to `ray up`) or --address http://HEAD:8265.")
-    with reach(cluster) if cluster else nullcontext(address) as at:
-        return run(words, at, env=env, wait=wait, cpus=cpus, gpus=gpus, cluster=cluster)
-
-
-# ---------------------------------------------------------------- doctor
 
 
 @dataclass(frozen=True)

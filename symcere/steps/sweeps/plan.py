@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,50 +12,16 @@ from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.home import home
 from symcere.steps.corpora import open_corpus
+from symcere.steps.sweeps.ground import check_home
+from symcere.steps.sweeps.needs import memory_of
 
 if TYPE_CHECKING:
     from symcere.text import Embeddings
 
-PROCESS = 600e6
-"""Bytes of a worker that has loaded PyTorch and symcere."""
 CALIBRATION = 3.0
 """Seconds of training that tell how long an epoch takes."""
 EXTRA = 0.3
 """Seconds that a trial costs beyond its training."""
-
-
-def memory_of(corpus: Corpus, experiment: Experiment, width: int) -> float:
-    """Bytes of a trial, roughly: process, parameters with Adam's state, frozen texts, logits of a batch."""
-    nodes, d = corpus.num_users + corpus.num_items, experiment.model.dim
-    if experiment.closed_form.kind != "none":
-        return PROCESS + (12.0 * corpus.num_items**2 if experiment.closed_form.kind == "ease" else 100e6)
-    parameters = nodes * d if experiment.model.features != "text" else 0
-    texts = nodes * width if experiment.needs_text else 0
-    if experiment.model.text_tower == "sign":
-        texts *= experiment.model.text_layers + 1
-    parameters += 2 * width * d
-    views = nodes * d * (experiment.model.layers + 2)
-    logits = min(experiment.train.batch_size * corpus.num_items, 2**27)
-    return PROCESS + 4.0 * (5 * parameters + 2 * texts + 2 * views + 3 * logits) + 16.0 * corpus.train.nnz
-
-
-def gpu_share(wanted: str, needed: float, resources: Mapping[str, float]) -> float:
-    """The share of a GPU that a trial reserves: as given, or so that its memory holds all that share it."""
-    if wanted != "auto":
-        return float(wanted)
-    if not resources.get("GPU"):
-        return 0.0
-    whole = 16e9
-    try:
-        import torch
-
-        if torch.cuda.is_available():
-            whole = float(torch.cuda.get_device_properties(0).total_memory)
-    except Exception:  # the driver's machine need not have one
-        pass
-    context = 0.5e9  # of CUDA itself, in each process
-    share = (max(needed - PROCESS, 0.0) + context) / (0.9 * whole)
-    return min(1.0, max(0.05, -(-share // 0.05) * 0.05))
 
 
 def expected_epochs(stopping: Stopping, epochs: int, patience: int) -> float:
@@ -113,8 +79,6 @@ def plan(
     resources: dict[str, float] = {"CPU": float(os.cpu_count() or 1)}
     missing: list[str] = []
     if address := ray_address(address):
-        from symcere.steps.sweeps.ground import check_home
-
         with pool(address) as found:
             resources |= found
             try:
