@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from clusters import assert_same
 
 from symcere import storage
 from symcere.config.baselines import baseline
@@ -84,14 +84,6 @@ def keys(folder: str) -> list[str]:
     with storage.opened(folder) as (system, path):
         found = system.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
     return sorted(info.path.removeprefix(f"{path}/") for info in found if info.is_file)
-
-
-def assert_same(one: Checkpoint, other: Checkpoint) -> None:
-    assert one.epoch == other.epoch
-    for name, value in one.last.items():
-        torch.testing.assert_close(other.last[name], value, rtol=0, atol=1e-9)
-    for ours, theirs in zip(one.history, other.history, strict=True):
-        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-9)
 
 
 # ---------------------------------------------------------------- files

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clusters import a_cluster, assert_same
 
 from symcere.config.baselines import baseline
 from symcere.data.corpus import Corpus, Entries
@@ -46,15 +47,6 @@ def make(folder: Path, name: str = "corpus") -> tuple[Corpus, Embeddings]:
     (folder / "embeddings").mkdir()
     np.save(folder / "embeddings" / "reviews.npy", reviews)
     return corpus, Embeddings(folder / "embeddings", reviews, [("test", 6)], corpus.fingerprint, "0" * 16)
-
-
-def assert_same(one: Checkpoint, other: Checkpoint) -> None:
-    assert one.epoch == other.epoch
-    for name, value in one.last.items():
-        torch.testing.assert_close(other.last[name], value, rtol=0, atol=1e-9)
-    for ours, theirs in zip(one.history, other.history, strict=True):
-        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-9)
-        assert theirs["val_ndcg_at_10"] == pytest.approx(ours["val_ndcg_at_10"], rel=1e-9)
 
 
 def workers_of(driver: int) -> list[int]:
@@ -129,13 +121,11 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same(tmp_path):
 @pytest.mark.timeout(300)
 def test_a_lost_node_is_survived(tmp_path):
     import ray
-    from ray.cluster_utils import Cluster
 
     corpus, _ = make(tmp_path)
     experiment = baseline("lightgcn", {**SMALL, "train.epochs": 60, "train.patience": 1000})
     alone = fit_here(corpus, None, experiment, path=tmp_path / "alone.pt")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
+    with a_cluster() as cluster:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
         cluster.wait_for_nodes()
         ray.init(address=cluster.address, log_to_driver=False)
@@ -165,9 +155,6 @@ def test_a_lost_node_is_survived(tmp_path):
         )
         assert lost
         assert_same(alone.checkpoint, fitted.checkpoint)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 @pytest.mark.slow

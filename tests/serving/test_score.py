@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from clusters import a_cluster
 
 from symcere import steps
 from symcere.distributed.score import Scorer, answer_schema, answers, read
@@ -125,14 +126,11 @@ def test_a_file_of_users_is_scored_over_ray_in_its_order(folder, tmp_path):
 @pytest.mark.slow
 def test_a_cluster_scores_a_run_or_leaves_nothing(stored_run, folder, tmp_path, monkeypatch):
     """As in a job there, whose address the environment tells. Then a worker fails."""
-    from ray.cluster_utils import Cluster
-
     from symcere.home import home
     from symcere.serving import load
 
     users, expected = many(load(folder), tmp_path)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
+    with a_cluster(num_cpus=1) as cluster:
         cluster.add_node(num_cpus=2)
         cluster.wait_for_nodes()
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
@@ -148,8 +146,6 @@ def test_a_cluster_scores_a_run_or_leaves_nothing(stored_run, folder, tmp_path, 
         with pytest.raises(UserError, match=r"^Scoring failed on a worker: .*there is no word$"):
             steps.score(str(folder), tmp_path / "users.parquet", tmp_path / "other", workers=1)
         assert not list(tmp_path.glob("*other*"))
-    finally:
-        cluster.shutdown()
 
 
 @pytest.mark.slow
@@ -157,29 +153,23 @@ def test_a_cluster_that_has_no_node_yet_is_used_whole(folder, tmp_path):
     """As one that an autoscaler brings when it is asked."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from ray.cluster_utils import Cluster
-
     from symcere.distributed.pool import pool
     from symcere.serving import load
 
     many(load(folder), tmp_path)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        with pool(cluster.address), ThreadPoolExecutor() as beside:
-            scoring = beside.submit(
-                steps.score,
-                str(folder),
-                tmp_path / "users.parquet",
-                tmp_path / "out",
-                batch_size=64,
-                address=cluster.address,
-            )
-            time.sleep(5)
-            assert not scoring.done()
-            cluster.add_node(num_cpus=2)
-            assert [scoring.result(300)[key] for key in ("rows", "workers")] == [3000, 2]
-    finally:
-        cluster.shutdown()
+    with a_cluster() as cluster, pool(cluster.address), ThreadPoolExecutor() as beside:
+        scoring = beside.submit(
+            steps.score,
+            str(folder),
+            tmp_path / "users.parquet",
+            tmp_path / "out",
+            batch_size=64,
+            address=cluster.address,
+        )
+        time.sleep(5)
+        assert not scoring.done()
+        cluster.add_node(num_cpus=2)
+        assert [scoring.result(300)[key] for key in ("rows", "workers")] == [3000, 2]
 
 
 class Failing(Scorer):
