@@ -1,12 +1,7 @@
-"""Ray clusters of this machine, and whether a training on one is what one process does."""
+"""Ray clusters of this machine."""
 
 import contextlib
 from collections.abc import Iterator
-
-import pytest
-import torch
-
-from symcere.training.checkpoint import Checkpoint
 
 
 @contextlib.contextmanager
@@ -22,12 +17,3 @@ def a_cluster(**head) -> Iterator:
     finally:
         ray.shutdown()
         cluster.shutdown()
-
-
-def assert_same(one: Checkpoint, other: Checkpoint) -> None:
-    assert one.epoch == other.epoch
-    for name, value in one.last.items():
-        torch.testing.assert_close(other.last[name], value, rtol=0, atol=1e-9)
-    for ours, theirs in zip(one.history, other.history, strict=True):
-        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-9)
-        assert theirs["val_ndcg_at_10"] == pytest.approx(ours["val_ndcg_at_10"], rel=1e-9)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clusters import assert_same
+from cases import assert_same
 
 from symcere import storage
 from symcere.config.baselines import baseline

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clusters import a_cluster, assert_same
+from cases import assert_same
+from clusters import a_cluster
 
 from symcere.config.baselines import baseline
 from symcere.data.corpus import Corpus, Entries

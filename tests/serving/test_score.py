@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from clusters import a_cluster
 
 from symcere import steps
 from symcere.distributed.score import Scorer, answer_schema, answers, read
@@ -126,6 +125,8 @@ def test_a_file_of_users_is_scored_over_ray_in_its_order(folder, tmp_path):
 @pytest.mark.slow
 def test_a_cluster_scores_a_run_or_leaves_nothing(stored_run, folder, tmp_path, monkeypatch):
     """As in a job there, whose address the environment tells. Then a worker fails."""
+    from clusters import a_cluster  # not for the workers, who load this file, too
+
     from symcere.home import home
     from symcere.serving import load
 
@@ -152,6 +153,8 @@ def test_a_cluster_scores_a_run_or_leaves_nothing(stored_run, folder, tmp_path, 
 def test_a_cluster_that_has_no_node_yet_is_used_whole(folder, tmp_path):
     """As one that an autoscaler brings when it is asked."""
     from concurrent.futures import ThreadPoolExecutor
+
+    from clusters import a_cluster
 
     from symcere.distributed.pool import pool
     from symcere.serving import load
