@@ -14,6 +14,7 @@ at items. So the features of one side are propagated on half the entries of Â, 
 divide the table by sides as well as by columns (:mod:`symcere.model.table`).
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symcere.model.nodes import OTHER, Part, distinct, span
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")  # on GPUs, of every process
 
 BLOCK = 64
 """Columns of one product on a CPU, where there are more than two such blocks: narrow tables stay in cache."""

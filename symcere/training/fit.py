@@ -1,5 +1,6 @@
 """The one training loop. A notebook, a test, a Tune trial and a Ray Train worker all call :func:`fit`."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -217,9 +218,8 @@ class _Run:
         self.model = build(corpus, embeddings, experiment, workers).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(experiment.train.seed + 1)
-            self.loss = TotalLoss(experiment, self.model, corpus.train, device).to(device)
-        if experiment.train.precision == "fp64":
-            self.loss.double()
+            loss = TotalLoss(experiment, self.model, corpus.train, device)
+        self.loss = (loss.double() if experiment.train.precision == "fp64" else loss).to(device)
         parameters = [p for m in (self.model, self.loss) for p in m.parameters()]
         self.optimiser = Adam(parameters, experiment.train.lr)
         self.loss.tell_temperature(self.model)
@@ -300,7 +300,7 @@ class _Run:
     def _tables(self, optimiser: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """An optimiser's state, with ``change`` applied to what it keeps of a divided table."""
         kept = {
-            n: {k: change(v) if n in self.divided and v.dim() == 2 else v for k, v in of.items()}
+            n: {k: (change(v) if n in self.divided and v.dim() == 2 else v).cpu() for k, v in of.items()}
             for n, of in optimiser["state"].items()
         }
         return {**optimiser, "state": kept}
@@ -321,6 +321,7 @@ def _deterministic(on: bool) -> Iterator[None]:
     """Algorithms that repeat to the bit, where asked for and not so yet. Asking PyTorch takes seconds, whatever for."""
     change = on and not torch.are_deterministic_algorithms_enabled()
     if change:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else PyTorch refuses every product on CUDA
         torch.use_deterministic_algorithms(True)
     try:
         yield
