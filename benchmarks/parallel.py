@@ -1,6 +1,7 @@
 """Step time of several workers beside one, on this machine's CPUs, and what that says of eight GPUs.
 
     python benchmarks/parallel.py [--workers 2] [--users 40000 --items 20000 --interactions 600000] [--rounds 7]
+                                   [--only ids]
 
 One thread a worker, over gloo. Each round times some steps of one worker alone, of all workers with the table divided
 into blocks, by columns, and with plain data parallelism (ddp), one after the other in the same processes; shown is the
@@ -32,8 +33,8 @@ from symcere.model.workers import Workers
 from symcere.training.fit import _Run, generator
 
 METHODS = {
-    "ids, bpr (LightGCN)": ("lightgcn", {}),
-    "linear text, all items": ("symcere", {}),
+    "ids": ("ids, bpr (LightGCN)", "lightgcn"),
+    "text": ("linear text, all items", "symcere"),
 }
 WIDTH = 256
 """Columns of the random text embeddings."""
@@ -66,7 +67,8 @@ def worker(rank: int, size: int, args: argparse.Namespace, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=size)
     train = long_tailed(args.users, args.items, args.interactions)
-    reviews = np.random.default_rng(0).normal(size=(train.nnz, WIDTH)).astype(np.float16)
+    width = WIDTH if "text" in args.only else 1  # of what nobody reads
+    reviews = np.random.default_rng(0).standard_normal((train.nnz, width), dtype=np.float32).astype(np.float16)
     corpus: Any = SimpleNamespace(
         name="random",
         fingerprint="",
@@ -75,9 +77,9 @@ def worker(rank: int, size: int, args: argparse.Namespace, folder: str) -> None:
         num_items=args.items,
         item_popularity=np.bincount(train.indices, minlength=args.items),
     )
-    embeddings: Any = SimpleNamespace(reviews=reviews, width=WIDTH, corpus_fingerprint="")
-    for title, (method, settings) in METHODS.items():
-        experiment = baseline(method, {"train.batch_size": args.batch_size, **settings})
+    embeddings: Any = SimpleNamespace(reviews=reviews, width=width, corpus_fingerprint="")
+    for title, method in (METHODS[name] for name in args.only):
+        experiment = baseline(method, {"train.batch_size": args.batch_size})
         measure(rank, size, args, title, experiment, corpus, embeddings)
     dist.destroy_process_group()
 
@@ -211,6 +213,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=10, help="of each way in a round")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--paper", action="store_true", help="the cost model alone")
     args = parser.parse_args()
     if not args.paper:
