@@ -244,8 +244,9 @@ class Service:
         return [answer for answer in answers if answer is not None]
 
     def _check(self, request: Request) -> None:
-        for name, ids in (("liked_items", request.liked_items), ("exclude", request.exclude)):
-            if isinstance(ids, str) or ids is None:
+        lists = {"liked_items": request.liked_items, "exclude": request.exclude, "candidates": request.candidates}
+        for name, ids in lists.items():
+            if isinstance(ids, str) or (ids is None and name != "candidates"):
                 raise UserError(f"{name} is a list of item ids, not {ids!r}.")
         if not 1 <= request.k <= self.num_items:
             raise UserError(

@@ -144,6 +144,7 @@ def test_bad_requests_are_refused_in_words(service):
         (Request("ann-000", popularity_weight=-1.0), "from 0 to 1e.06"),
         (Request("ann-000", popularity_weight=float("nan")), "from 0 to 1e.06"),
         (Request("ann-000", candidates=("thing-0",)), "Did you mean thing-0"),
+        (Request("ann-000", candidates="thing-001"), "candidates is a list of item ids, not 'thing-001'"),
         (Request("ann-000", candidates=()), "No item is left.*no candidate is given"),
     ):
         with pytest.raises(UserError, match=words):
