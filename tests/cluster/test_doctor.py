@@ -3,6 +3,7 @@
 import collections
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -10,9 +11,9 @@ from symcere.cli import main
 from symcere.config import Experiment
 from symcere.distributed import nodes
 from symcere.distributed.nodes import Node
-from symcere.steps import cluster
 from symcere.steps.doctor import Check, Report, doctor
 
+STEP = sys.modules[doctor.__module__]  # `symcere.steps.doctor` is the function
 LSA = Experiment().replace({"text.encoders": "lsa"})
 GB = 1_000_000_000
 
@@ -68,7 +69,7 @@ def test_a_missing_package_is_named(monkeypatch):
     from importlib import metadata
 
     monkeypatch.setattr(metadata, "requires", lambda _: ["no-such-package>=1", "numpy>=99", "torch>=2; extra == 'x'"])
-    check = cluster._packages()
+    check = STEP._packages()
     assert check.result == "fail"
     assert "no-such-package is missing" in check.found
     assert "numpy is" in check.found
@@ -81,7 +82,7 @@ def test_a_driver_without_a_fitting_torch(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    check = cluster._gpus()
+    check = STEP._gpus()
     assert check.result == "fail"
     assert "torch" in check.advice
 
@@ -89,7 +90,7 @@ def test_a_driver_without_a_fitting_torch(monkeypatch):
 def test_small_shared_memory_in_a_container(monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(64_000_000, 0, 64_000_000))  # Docker's default
-    check = cluster._shared_memory()
+    check = STEP._shared_memory()
     assert check.result == "warn"
     assert "--shm-size" in check.advice
 
@@ -98,7 +99,7 @@ def test_a_check_that_breaks_is_a_check_that_failed(monkeypatch):
     def broken():
         raise ZeroDivisionError("s3://key:hunter2@bucket")
 
-    monkeypatch.setattr(cluster, "_memory", broken)
+    monkeypatch.setattr(STEP, "_memory", broken)
     checks = found(doctor(experiment=LSA))
     assert (checks["memory"].result, checks["memory"].found) == ("fail", "ZeroDivisionError: s3://***@bucket")
     assert checks["MLflow"].result == "ok"  # the others were made all the same
@@ -124,7 +125,7 @@ def test_nodes_that_differ_are_named(monkeypatch):
         ]
 
     monkeypatch.setattr(nodes, "survey", survey)
-    checks = {check.check: check for check in cluster._cluster("auto", "s3://bucket", "http://mlflow:5000")}
+    checks = {check.check: check for check in STEP._cluster("auto", "s3://bucket", "http://mlflow:5000")}
     assert asked == [("auto", "s3://bucket", "http://mlflow:5000")]
     assert checks["Ray"].found == "5 nodes, 5 GPUs at auto"
     assert checks["clocks"].found == "10.0.0.2: -7.5 s"
@@ -138,10 +139,10 @@ def test_nodes_that_differ_are_named(monkeypatch):
 
 def test_a_store_that_is_a_file_cannot_be_shared(monkeypatch):
     monkeypatch.setattr(nodes, "survey", lambda *_: [node(1), node(2)])
-    checks = {check.check: check for check in cluster._cluster("auto", "", "sqlite:////h/mlflow.db")}
+    checks = {check.check: check for check in STEP._cluster("auto", "", "sqlite:////h/mlflow.db")}
     assert checks["MLflow from nodes"].result == "warn"
     monkeypatch.setattr(nodes, "survey", lambda *_: [node(1)])
-    checks = {check.check: check for check in cluster._cluster("auto", "", "sqlite:////h/mlflow.db")}
+    checks = {check.check: check for check in STEP._cluster("auto", "", "sqlite:////h/mlflow.db")}
     assert (checks["MLflow from nodes"].result, checks["MLflow from nodes"].advice) == ("ok", "")
 
 
