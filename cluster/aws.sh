@@ -4,11 +4,13 @@
 #   sh cluster/aws.sh MY-BUCKET [REGION]
 #
 # - the bucket, closed to the public, for data, checkpoints and MLflow's files
-# - the role and instance profile `symcere-cluster`: start and end instances of this cluster, use this bucket, no more
+# - the role and instance profile `symcere-cluster`: start and end instances of this cluster, use this bucket
+#   (Ray also has to tag instances, and the role may tag any)
 # - the security group `symcere-cluster` in the default VPC: SSH from this machine's address, and the nodes among
 #   themselves. After a change of your address run this again.
 # - the cluster's secrets (cluster/secrets.sh)
-# and it writes the bucket's name into ray_cluster.yaml. To see what it would do: AWS="echo aws" sh cluster/aws.sh …
+# and it writes the bucket's name, the region (us-west-2 unless you name another, each time) and its zones into
+# ray_cluster.yaml.
 set -eu
 bucket="${1:?usage: sh cluster/aws.sh MY-BUCKET [REGION]}"
 region="${2:-us-west-2}"

@@ -99,7 +99,10 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 def help_text(parts: Sequence[str]) -> str:
     """The settings with meaning, default and choices, as ``--help`` shows them."""
     width = max(60, min(shutil.get_terminal_size().columns, 120)) - 1
-    lines = ["settings of the experiment (also in a file: --config FILE):"]
+    lines = [
+        "settings of the experiment (also in a file: --config FILE). A card, a prepared corpus, a run and --baseline"
+    ]
+    lines.append("bring their own where they have one; else the default is:")
     aliases = {name: alias for alias, name in ALIASES.items()}
     for leaf in settings_of(parts).values():
         flag = f"--{leaf.name}" + (f", --{aliases[leaf.name]}" if leaf.name in aliases else "")

@@ -22,7 +22,8 @@ SELECTED = 10
 @dataclass(frozen=True)
 class Split:
     kind: Literal["random", "last", "time", "files"] = setting(
-        "random", "random: a tenth of each user; last: each user's latest; time: one global date; files: given pairs"
+        "random",
+        "random: a tenth of each user, at least one; last: each user's latest; time: by two dates; files: given pairs",
     )
     seed: int = setting(42, "seed of the random split", low=0)
     files: str = setting("", "folder with train.csv, val.csv, test.csv, users.json, items.json (kind: files)")
@@ -62,7 +63,8 @@ class Encoder:
 class Text:
     encoders: tuple[Encoder, ...] = setting(
         (Encoder("minilm"), Encoder("lsa")),
-        "encoders whose embeddings are joined, each block of length one (minilm,lsa)",
+        "encoders whose embeddings are joined, each block of length one: names (minilm, lsa, a Hugging Face model, a "
+        "folder) or [{name: lsa, dim: 128}, {name: FOLDER, max_tokens: 128, pooling: last, instruction: …}]",
     )
 
     def __post_init__(self):

@@ -93,8 +93,11 @@ class Card:
 
     def how_to_get(self) -> str:
         """One sentence or two for somebody who has not got the files."""
-        steps = self.by_hand.strip() or (f"Fetch it with `symcere fetch {self.name}`." if self.urls else "")
-        return f"{steps} Put the files into {self.folder}, or name them with --source.".strip()
+        if self.format == "synthetic":
+            return f"It is generated: `symcere prepare {self.name}`."
+        fetch = f"Fetch it with `symcere fetch {self.name}`. " if self.urls else ""
+        steps = fetch + (f"By hand: {self.by_hand.strip()}" if fetch and self.by_hand.strip() else self.by_hand.strip())
+        return f"{steps.strip()} Put the files into {self.folder}, or name them with --source.".strip()
 
 
 def find(name_or_path: str | Path) -> Card:

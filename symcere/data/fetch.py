@@ -58,10 +58,15 @@ def fetch(
     folder = Path(folder) if folder else card.folder
     if not card.urls:
         raise UserError(f"'{card.name}' cannot be fetched without asking. {card.how_to_get()}")
-    urls = [*card.urls, *([card.items] if card.items.startswith(("http://", "https://")) else [])]
+    urls = _urls(card)
     if not accept(terms(card)):
-        raise UserError(f"The terms of '{card.name}' were not accepted; nothing was fetched.")
+        raise UserError(f"The terms of '{card.name}' were not accepted; nothing was fetched. --accept accepts them.")
     return [_file(card, url, folder, progress, notice, pause) for url in urls]
+
+
+def _urls(card: Card) -> list[str]:
+    """What is fetched: the reviews, and the file of titles where it has an address."""
+    return [*card.urls, *([card.items] if card.items.startswith(("http://", "https://")) else [])]
 
 
 def terms(card: Card) -> str:
@@ -70,7 +75,7 @@ def terms(card: Card) -> str:
     lines.append(f"Terms: {card.licence or 'none are known; ask whoever publishes the data.'}")
     if card.citation:
         lines.append(f"Cite: {card.citation}")
-    return "\n".join([*lines, *(f"From: {url}" for url in card.urls)])
+    return "\n".join([*lines, *(f"From: {url}" for url in _urls(card))])
 
 
 def _file(card: Card, url: str, folder: Path, progress: Progress, notice: Callable[[str], None], pause: float) -> Path:

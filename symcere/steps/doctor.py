@@ -65,7 +65,7 @@ def doctor(
     """Look at all a long job needs: versions, GPUs, disk and memory, data sets, weights, MLflow, Ray, storage, clocks.
 
     Args:
-        datasets: what should be prepared; by default it is only counted.
+        datasets: what should be prepared; by default those there are listed.
         storage: folder or URI (s3, gs, NFS) that this machine, and with a cluster every node, is to write and share.
         address: of a Ray cluster, by default ``RAY_ADDRESS``; without either Ray is not asked.
         experiment: whose encoders should be there, by default the default one.

@@ -10,10 +10,14 @@ from symcere.cli.frame import argument
 from symcere.cli.settings import NAME, from_file
 from symcere.errors import UserError
 
-DATASET = argument("dataset", metavar="DATASET", help="a card's name or path, or the name of a prepared corpus")
+DATASET = argument("dataset", metavar="DATASET", help="a card's name or path (`symcere datasets`)")
 
 DATASET_OR_CONFIG = argument(
     "dataset", metavar="DATASET", nargs="?", help="a card's name or path, or a prepared corpus; else that of --config"
+)
+
+ADDRESS = argument(
+    "--address", default="", metavar="ADDRESS", help="Ray cluster, `auto` on a head; else RAY_ADDRESS or this machine"
 )
 
 RUN = argument("run", metavar="RUN", help="a run's id, its unique name, or a checkpoint's path")

@@ -58,7 +58,12 @@ COMMANDS = (
         submit,
         (
             argument("--cluster", default="", metavar="FILE", help="the file `ray up` was given; reached through SSH"),
-            argument("--address", default="", metavar="URL", help="or the dashboard's address, http://HEAD:8265"),
+            argument(
+                "--address",
+                default="",
+                metavar="URL",
+                help="or the dashboard's, http://HEAD:8265 (default RAY_API_SERVER_ADDRESS)",
+            ),
             argument("--no-wait", dest="wait", action="store_false", help="do not follow the log"),
             argument("--env", action="append", default=[], metavar="NAME=VALUE", help="environment of the job"),
             argument(

@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from symcere import console
-from symcere.cli.commands.arguments import DATASET, DATASET_OR_CONFIG, consent, count, dataset_of, pairs, settings_of
+from symcere.cli.commands.arguments import (
+    ADDRESS,
+    DATASET,
+    DATASET_OR_CONFIG,
+    consent,
+    count,
+    dataset_of,
+    pairs,
+    settings_of,
+)
 from symcere.cli.frame import Command, argument
 
 
@@ -92,7 +101,12 @@ COMMANDS = (
         "review files -> cleaned, filtered and split corpus",
         prepare,
         (
-            DATASET_OR_CONFIG,
+            argument(
+                "dataset",
+                metavar="DATASET",
+                nargs="?",
+                help="a card's name or path, or a new name given with --source; else that of --config",
+            ),
             argument("--source", nargs="+", action="extend", default=[], metavar="FILE", help="review files, folders"),
             argument("--format", default="", help="format of the files; recognised by content if not given"),
             argument(
@@ -110,8 +124,14 @@ COMMANDS = (
         (
             DATASET_OR_CONFIG,
             argument("--workers", type=count, default=1, metavar="N", help="encode side by side (Ray)"),
-            argument("--gpus-per-worker", type=float, default=0, metavar="N", help="GPUs that each of them holds"),
-            argument("--address", default="", metavar="ADDRESS", help="a running Ray cluster (auto)"),
+            argument(
+                "--gpus-per-worker",
+                type=float,
+                default=0,
+                metavar="N",
+                help="GPUs that each of them holds (default 0: CPUs)",
+            ),
+            ADDRESS,
         ),
         parts=("text",),
         example="symcere embed my-shop --text.encoders minilm,lsa",

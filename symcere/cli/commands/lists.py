@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from symcere import console
-from symcere.cli.commands.arguments import RUN, count, ids
+from symcere.cli.commands.arguments import ADDRESS, RUN, count, ids
 from symcere.cli.frame import Command, argument
 
 
@@ -128,7 +128,7 @@ COMMANDS = (
             argument("--why", action="store_true", help="with the phrases of reviews that say why"),
             argument("--workers", type=count, default=0, metavar="N", help="processes (default: one for each CPU)"),
             argument("--batch-size", type=count, default=4096, metavar="N", help="rows at a time (default 4096)"),
-            argument("--address", default="", metavar="ADDRESS", help="a running Ray cluster (auto)"),
+            ADDRESS,
         ),
         example="symcere score my-shop@champion --input users.parquet --out scored",
     ),

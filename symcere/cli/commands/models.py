@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from symcere import console
-from symcere.cli.commands.arguments import DATASET_OR_CONFIG, EVERY_PART, RUN, count, dataset_of, numbers, settings_of
+from symcere.cli.commands.arguments import (
+    ADDRESS,
+    DATASET_OR_CONFIG,
+    EVERY_PART,
+    RUN,
+    count,
+    dataset_of,
+    numbers,
+    settings_of,
+)
 from symcere.cli.frame import Command, argument
 from symcere.errors import UserError
 
@@ -88,7 +97,13 @@ COMMANDS = (
             argument("--name", default="", help="stem of the run's name, by default DATASET-METHOD"),
             argument("--resume", default="", metavar="RUN", help="go on with an interrupted run"),
             argument("--workers", type=count, default=1, metavar="N", help="processes that train together (Ray)"),
-            argument("--gpus-per-worker", type=int, default=0, metavar="N", help="GPUs that each of them holds"),
+            argument(
+                "--gpus-per-worker",
+                type=int,
+                default=0,
+                metavar="N",
+                help="GPUs that each of them holds (default 0: CPUs)",
+            ),
             argument(
                 "--parallel",
                 choices=("blocks", "columns", "ddp"),
@@ -96,7 +111,7 @@ COMMANDS = (
                 help="what each worker holds of the embeddings: some columns of one side, of both, or all (plain "
                 "data parallelism)",
             ),
-            argument("--address", default="", metavar="ADDRESS", help="a running Ray cluster (auto)"),
+            ADDRESS,
             argument("--storage", default="", metavar="URI", help="where all nodes see checkpoints: folder, s3://…"),
         ),
         parts=EVERY_PART,
@@ -120,7 +135,7 @@ COMMANDS = (
             argument(
                 "--cold",
                 action="store_true",
-                help="train anew without a tenth of users and items, and rank those from their texts alone",
+                help="train anew without a tenth of users and items, and rank those from texts and liked items",
             ),
         ),
         parts=("evaluate",),

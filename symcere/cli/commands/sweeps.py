@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from symcere import console
-from symcere.cli.commands.arguments import count, words
+from symcere.cli.commands.arguments import ADDRESS, count, words
 from symcere.cli.frame import Command, argument
 from symcere.errors import UserError
 
@@ -48,7 +48,12 @@ COMMANDS = (
             argument(
                 "--out", type=Path, metavar="DIR", help="folder to write to, by default reports/SWEEP of the home"
             ),
-            argument("--method", default="", metavar="NAME", help="whose gain is reported (default symcere)"),
+            argument(
+                "--method",
+                default="",
+                metavar="NAME",
+                help="whose gain is reported (default symcere if it took part, else the best)",
+            ),
         ),
         example="symcere report paper --out paper/results",
     ),
@@ -61,7 +66,11 @@ COMMANDS = (
                 "file", metavar="SWEEP", nargs="?", default="", help="a sweep's file (tune/quick.yaml), or its name"
             ),
             argument("--resume", default="", metavar="NAME", help="go on with a sweep that was stopped or killed"),
-            argument("--dry-run", action="store_true", help="say what it would cost and what is missing; run nothing"),
+            argument(
+                "--dry-run",
+                action="store_true",
+                help="say what it would cost, from seconds of training, and what is missing",
+            ),
             argument("--name", default="", help="store and track it under another name than the file's"),
             argument("--trials", type=count, default=0, metavar="N", help="trials of each method on each data set"),
             argument("--seeds", type=int, default=None, metavar="N", help="seeds of the final models"),
@@ -70,9 +79,7 @@ COMMANDS = (
             ),
             argument("--datasets", type=words, default=(), metavar="A,B,…", help="other data sets than the file's"),
             argument("--methods", type=words, default=(), metavar="A,B,…", help="only these of its methods"),
-            argument(
-                "--address", default="", metavar="ADDRESS", help="Ray cluster, `auto` on a head; else this machine"
-            ),
+            ADDRESS,
         ),
         example="symcere sweep tune/losses.yaml --datasets my-shop --trials 30",
     ),
