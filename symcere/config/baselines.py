@@ -1,5 +1,6 @@
 """Named methods: each a few settings laid over the default experiment."""
 
+import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,9 +16,13 @@ DEFAULT = "symcere"
 
 
 @functools.cache
-def baselines() -> dict[str, dict[str, Any]]:
-    """Settings of every method by name; ``about`` is one line on it."""
+def _read() -> dict[str, dict[str, Any]]:
     return read_yaml(Path(__file__).with_name("baselines.yaml"))
+
+
+def baselines() -> dict[str, dict[str, Any]]:
+    """Settings of every method by name, the caller's own; ``about`` is one line on it."""
+    return copy.deepcopy(_read())
 
 
 def baseline(name: str, *layers: Mapping[str, Any]) -> Experiment:
@@ -26,7 +31,7 @@ def baseline(name: str, *layers: Mapping[str, Any]) -> Experiment:
     Raises:
         UserError: unknown name, or settings that do not fit.
     """
-    known = baselines()
+    known = _read()
     if name not in known:
         raise UserError(f"Unknown baseline '{name}'. {nearest(name, known)} `symcere baselines` lists them.")
     settings = {k: v for k, v in known[name].items() if k != "about"}
@@ -40,4 +45,4 @@ def named(experiment: Experiment) -> str:
         return replace(canonical(e.replace({"train.seed": 0})), data=Data(), evaluate=Evaluate())
 
     wanted = model(experiment)
-    return next((name for name in baselines() if model(baseline(name)) == wanted), "")
+    return next((name for name in _read() if model(baseline(name)) == wanted), "")

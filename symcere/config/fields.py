@@ -8,9 +8,10 @@ is wrong. It knows nothing about what the settings mean.
 import dataclasses
 import functools
 import math
+import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -97,9 +98,10 @@ def _value(hint: Any, value: Any, place: str, metadata: Mapping[str, Any]) -> An
     if origin is tuple:
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
-        if not isinstance(value, (list, tuple)):
-            value = [value]
-        return tuple(_value(args[0], v, f"{place}[{n}]", metadata) for n, v in enumerate(value))
+        return tuple(
+            _value(args[0], v, f"{place}[{n}]", metadata)
+            for n, v in enumerate([None] if value is None else listed(value))
+        )
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
             raise UserError(f"'{place}' must be a mapping, not {value!r}.")
@@ -162,6 +164,20 @@ def _scalar(hint: type, value: Any, place: str, metadata: Mapping[str, Any]) -> 
     return converted
 
 
+def listed(value: Any) -> list[Any]:
+    """What may be one thing or several, as a list: a text, a path, a number and a mapping are one; None is nothing.
+
+    >>> listed("hotels"), listed(name for name in ("a", "b")), listed(None)
+    (['hotels'], ['a', 'b'], [])
+    """
+    if value is None:
+        return []
+    if isinstance(value, (str, os.PathLike, Mapping)) or not isinstance(value, Iterable):
+        return [value]
+    plain = value.tolist() if hasattr(value, "tolist") else list(value)  # of NumPy, pandas and Arrow
+    return plain if isinstance(plain, list) else [plain]
+
+
 def to_dict(tree: Any) -> Any:
     """The plain mapping of a dataclass tree: the inverse of :func:`build`; tuples become lists."""
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
@@ -188,10 +204,19 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings laid over each other; a key may be dotted (``{"train.lr": 0.1}``). Later ones win."""
+    """Nested mappings laid over each other; a key may be dotted (``{"train.lr": 0.1}``). Later ones win.
+
+    A part may be a dataclass, which says all of it.
+
+    Raises:
+        UserError: a layer is no mapping.
+    """
     merged: dict[str, Any] = {}
     for layer in (base, *layers):
+        if not isinstance(layer, Mapping):
+            raise UserError(f"Settings are a mapping of names and values, {{'train.lr': 0.1}}, not {layer!r}.")
         for key, value in layer.items():
+            value = to_dict(value)
             head, _, rest = str(key).partition(".")
             if rest:
                 value = {rest: value}

@@ -25,7 +25,7 @@ import yaml
 from symcere.config.baselines import DEFAULT, baseline, baselines
 from symcere.config.canonical import same_model
 from symcere.config.experiment import SELECTED, Experiment, Text
-from symcere.config.fields import build, json_schema, read_yaml, setting
+from symcere.config.fields import build, json_schema, listed, read_yaml, setting
 from symcere.config.space import (
     FIXED,
     KINDS,
@@ -290,15 +290,29 @@ class Declared:
             UserError: a method that the sweep does not have.
         """
         known = [s.method for s in self.searches]
+        methods, datasets = listed(methods), listed(datasets)
+        if trials < 0:
+            raise UserError(f"--trials is {trials}, but must be a whole number of at least 1.")
         for method in methods:
             if method not in known:
                 raise UserError(f"{self.path} has no method '{method}'. {nearest(method, known)}")
         chosen = tuple(
             replace(s, trials=trials or s.trials) for s in self.searches if not methods or s.method in methods
         )
-        return replace(
-            self, sweep=replace(self.sweep, datasets=tuple(datasets) or self.sweep.datasets), searches=chosen
-        )
+        try:
+            sweep = replace(self.sweep, datasets=tuple(datasets) or self.sweep.datasets)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return replace(self, sweep=sweep, searches=chosen)
+
+
+def check_seeds(seeds: int | None) -> None:
+    """
+    Raises:
+        UserError: it is no number of final models.
+    """
+    if seeds is not None and (seeds < 0 or seeds != int(seeds)):
+        raise UserError(f"--seeds is how many models are tested of each best setting, 0 for none, not {seeds}.")
 
 
 def load(path: Path | str) -> Declared:

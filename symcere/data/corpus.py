@@ -12,24 +12,29 @@ and text k. Everything is memory-mapped: opening costs milliseconds, and process
 import difflib
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_array
 
+from symcere.data.schema import as_text
 from symcere.errors import UserError
 from symcere.home import writing
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
+T = TypeVar("T")
 FORMAT = 1
+PATIENCE = 10
+"""Times that a corpus is opened again while another one takes its place."""
 NO_TIME = np.iinfo(np.int64).min
 """Stands in times where a review has none: earlier than all others."""
 
@@ -92,7 +97,20 @@ class Corpus:
         return f"Corpus({self.name}: {self.num_users:,} users, {self.num_items:,} items, {sizes})"
 
     def __reduce__(self):  # other processes map the same files instead of receiving a copy
-        return Corpus.open, (self.path,)
+        return _opened, (self.path, self.fingerprint)
+
+    def check(self, fingerprint: str = "") -> None:
+        """That this is still what is stored here, or the corpus of a fingerprint.
+
+        Raises:
+            UserError: it was prepared anew.
+        """
+        here = fingerprint or _manifest(self.path)["fingerprint"]
+        if here != self.fingerprint:
+            raise UserError(
+                f"'{self.name}' was prepared anew since it was opened, or since what belongs to it began: open it "
+                "again, and start again what was under way; or prepare the data as they were."
+            )
 
     @cached_property
     def item_popularity(self) -> np.ndarray:
@@ -125,15 +143,20 @@ class Corpus:
 
         Memory-mapped. A text profile may use those of training alone.
         """
-        return _map_table(self.path / split / "texts.arrow")["text"]
+        return self._still(_map_table(self.path / split / "texts.arrow")["text"])
 
     def ratings(self, split: SplitName = "train") -> np.ndarray:
         """float32 ``[n]`` in the order of :meth:`texts`, NaN where there is none."""
-        return np.load(self.path / split / "ratings.npy", mmap_mode="r")
+        return self._still(np.load(self.path / split / "ratings.npy", mmap_mode="r"))
 
     def times(self, split: SplitName = "train") -> np.ndarray:
         """int64 ``[n]`` Unix seconds in the order of :meth:`texts`, :data:`NO_TIME` where there is none."""
-        return np.load(self.path / split / "times.npy", mmap_mode="r")
+        return self._still(np.load(self.path / split / "times.npy", mmap_mode="r"))
+
+    def _still(self, mapped: T) -> T:
+        """What was mapped just now, of this corpus and not of a later one at its place."""
+        self.check()
+        return mapped
 
     def to_pyg(self) -> "HeteroData":
         """The corpus for PyTorch Geometric, as its link-prediction transforms would leave it.
@@ -169,18 +192,20 @@ class Corpus:
             UserError: there is none, its format is unknown to this version, or files are missing or cut.
         """
         path = Path(path).absolute()
-        try:
-            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-            kind, version = manifest["kind"], manifest["format"]
-        except FileNotFoundError:
-            raise UserError(f"There is no prepared corpus at {path}. Make one with: symcere prepare DATASET") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a prepared corpus: its manifest.json is unreadable ({error!r}).") from None
-        if kind != "corpus" or version != FORMAT:
-            raise UserError(
-                f"{path} holds {kind!r} of format {version!r}; this version of symcere reads 'corpus' of format "
-                f"{FORMAT}. Prepare the data again, or use the version that wrote it."
-            )
+        for left in range(PATIENCE, -1, -1):
+            try:
+                manifest = _manifest(path)
+                corpus = cls._open(path, manifest)
+                if _manifest(path) == manifest:
+                    return corpus
+            except (UserError, FileNotFoundError):
+                if not left or not any(path.parent.glob(f".{path.name}.*")):
+                    raise
+            time.sleep(0.05)  # another one takes its place just now
+        raise UserError(f"The corpus at {path} is being replaced again and again: wait until that ends.")
+
+    @classmethod
+    def _open(cls, path: Path, manifest: dict[str, Any]) -> "Corpus":
         for name, size in manifest["files"].items():
             file = path / name
             if not file.is_file() or file.stat().st_size != size:
@@ -269,6 +294,28 @@ class Corpus:
             }
             (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         return cls.open(path)
+
+
+def _opened(path: Path, fingerprint: str) -> Corpus:
+    corpus = Corpus.open(path)
+    corpus.check(fingerprint)
+    return corpus
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        kind, version = manifest["kind"], manifest["format"]
+    except FileNotFoundError:
+        raise UserError(f"There is no prepared corpus at {path}. Make one with: symcere prepare DATASET") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a prepared corpus: its manifest.json is unreadable ({error!r}).") from None
+    if kind != "corpus" or version != FORMAT:
+        raise UserError(
+            f"{path} holds {kind!r} of format {version!r}; this version of symcere reads 'corpus' of format "
+            f"{FORMAT}. Prepare the data again, or use the version that wrote it."
+        )
+    return manifest
 
 
 class _Fingerprint:
@@ -378,7 +425,8 @@ def _map_csr(folder: Path, shape: tuple[int, int]) -> csr_array:
     return matrix
 
 
-def _index(ids: pa.StringArray, name: str, what: str) -> int:
+def _index(ids: pa.StringArray, id: str, what: str) -> int:
+    name = as_text(id) or ""
     position = pc.index(ids, name).as_py()
     if position >= 0:
         return position

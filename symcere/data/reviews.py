@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from symcere.config.fields import listed
 from symcere.data import opening
 from symcere.data.dates import LATEST, MILLISECONDS, ambiguous, day_first, never, seconds
 from symcere.data.readers import CARRIERS, FORMATS, LAYOUTS, ROLES, Layout, generic
@@ -51,7 +52,7 @@ NULLS = ("", r"\N")
 DROPPED = ("bad_json", "bad_row", "truncated", "no_user", "no_item")
 
 
-def read(sources: Sequence[Path], format: str = "", columns: Mapping[str, str] | None = None) -> "Reviews":
+def read(sources: Path | Sequence[Path], format: str = "", columns: Mapping[str, str] | None = None) -> "Reviews":
     """The reviews in files, folders or archives.
 
     Args:
@@ -63,7 +64,7 @@ def read(sources: Sequence[Path], format: str = "", columns: Mapping[str, str] |
     Raises:
         UserError: an unknown format or role, no source; while iterating, everything that is wrong with the files.
     """
-    columns = dict(columns or {})
+    columns, sources = dict(columns or {}), listed(sources)
     if format and format not in FORMATS:
         raise UserError(f"Unknown format '{format}'. {nearest(format, FORMATS)}")
     if format != "synthetic":

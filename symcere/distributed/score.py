@@ -131,7 +131,7 @@ def score(
     workers: int,
     batch_size: int,
     address: str = "",
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Answers for every row of ``source``, as Parquet files in ``out``, which is there whole or not at all.
 
@@ -143,7 +143,7 @@ def score(
         batch_size: rows answered at a time by one process.
         address: of a running cluster, all nodes of which see ``folder``, ``source`` and ``out``; by default this
             machine.
-        progress: told rows done and rows in all.
+        progress: told ("score", rows done, rows in all).
 
     Returns:
         rows, files, seconds and rows a second.
@@ -176,7 +176,7 @@ def score(
         ):
             done += made
             if progress:
-                progress(done, rows)
+                progress("score", done, rows)
         if (arrived := sum(_look(unfinished).values())) != rows:
             raise UserError(
                 f"{arrived} of {rows} rows arrived in {out}: name a folder that all nodes of the cluster share."

@@ -53,6 +53,7 @@ class Study:
         optimiser: of Optuna, its storage already open.
         milestones: see :class:`Spec`.
         threads, gpu, workers: what a trial gets.
+        fingerprint: of the corpus.
     """
 
     def __init__(
@@ -67,11 +68,12 @@ class Study:
         threads: int = 1,
         gpu: float = 0.0,
         workers: int = 1,
+        fingerprint: str = "",
     ):
         self.dataset, self.method = dataset, search.method
         self.corpus, self.search, self.embeddings, self.folder = corpus, search, embeddings, folder
         self.optimiser, self.milestones = optimiser, milestones
-        self.threads, self.gpu, self.workers = threads, gpu, workers
+        self.threads, self.gpu, self.workers, self.fingerprint = threads, gpu, workers, fingerprint
         self.specs: dict[str, Spec] = {}
         self.done: dict[str, Outcome] = {}
         self.running: dict[str, int] = {}  # Optuna's number of the trial
@@ -179,6 +181,7 @@ class Study:
             threads=self.threads,
             gpu=self.gpu,
             workers=self.workers,
+            fingerprint=self.fingerprint,
         )
         write(self.folder / name / "spec.json", spec)
         trial.set_user_attr("id", name)

@@ -40,6 +40,7 @@ class Spec:
         experiment: the whole experiment, as a mapping.
         milestones: epochs after which it may be ended; the best value so far is reported at each.
         workers: processes that train it together.
+        fingerprint: of the corpus.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Spec:
     threads: int = 1
     gpu: float = 0.0
     workers: int = 1
+    fingerprint: str = ""
 
     @property
     def study(self) -> str:
@@ -228,6 +230,7 @@ def _train(spec: Spec, path: Path, record: _Record) -> None:
 
     torch.set_num_threads(max(1, spec.threads))
     corpus = _corpus(spec.corpus)
+    corpus.check(spec.fingerprint or corpus.fingerprint)
     embeddings = _embeddings(spec.embeddings, spec.corpus) if spec.embeddings else None
     experiment = build(Experiment, spec.experiment)
     if path.exists():

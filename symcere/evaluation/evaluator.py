@@ -99,6 +99,8 @@ class Evaluator:
         seed: int = 0,
         chunk_bytes: int | None = None,
     ):
+        if split not in ("val", "test"):
+            raise UserError(f"split is 'val' or 'test', not {split!r}: on training nothing is left to predict.")
         self.num_items = corpus.train.shape[1]
         self.ks, self.notes = _cut_offs(ks, self.num_items, explicit_ks)
         self.relevant: csr_array = corpus.val if split == "val" else corpus.test

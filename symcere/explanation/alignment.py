@@ -97,6 +97,8 @@ class Alignment:
     def __init__(
         self, model: Recommender | None, corpus: Corpus, embeddings: Embeddings | None, side: Side = "item"
     ) -> None:
+        if side not in ("user", "item"):
+            raise UserError(f"side is 'user' or 'item', not {side!r}.")
         if model is None or embeddings is None or not hasattr(model, "tower"):
             raise UserError(
                 "This run reads no review text, so no word explains it. Explain a run with a text view: "

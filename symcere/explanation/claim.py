@@ -26,7 +26,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy import stats
 
-from symcere.data.corpus import Corpus
+from symcere.data.corpus import SPLITS, Corpus
 from symcere.errors import UserError
 from symcere.evaluation.popularity import ITEM_THIRDS, thirds
 from symcere.explanation.alignment import Alignment
@@ -60,6 +60,8 @@ def sample_pairs(
     Raises:
         UserError: the split has no pair whose node has a review with text.
     """
+    if split not in SPLITS:
+        raise UserError(f"split is one of {', '.join(SPLITS)}, not {split!r}.")
     entries = getattr(corpus, split).tocoo()
     users, items = entries.coords[0].astype(np.int64), entries.coords[1].astype(np.int64)
     nodes = items + corpus.num_users if alignment.side == "item" else users

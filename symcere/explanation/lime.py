@@ -223,7 +223,7 @@ def _fit(masks: np.ndarray, response: np.ndarray, width: float) -> tuple[np.ndar
     rows = np.arange(len(masks))
     # Without the review itself a fold cannot tell what all words do together: few words leave only one at a time.
     folds = [(np.setdiff1d(rows, held), held) for held in np.array_split(rows[1:], FOLDS)]
-    model = LassoCV(alphas=strongest * ALPHAS, cv=folds, max_iter=5000)
+    model = LassoCV(alphas=strongest * ALPHAS, cv=folds, max_iter=5000, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(there, (response - mean) / scale, sample_weight=kernel)

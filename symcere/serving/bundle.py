@@ -206,7 +206,9 @@ def _module(state: dict[str, Tensor]) -> nn.Module | None:
 
     def linear(prefix: str) -> nn.Linear:
         weight, bias = state[f"{prefix}weight"], state.get(f"{prefix}bias")
-        made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        made = nn.utils.skip_init(
+            nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype
+        )
         made.load_state_dict(_part(state, prefix))
         return made
 

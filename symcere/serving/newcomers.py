@@ -112,7 +112,7 @@ class Newcomers:
     def items(self, X: np.ndarray) -> Tensor:
         """Z of new items that have a text and no edge, float32 [n, dim of Z], of embeddings [n, t]."""
         s = self.settings
-        graph = None if self.graph_sums is None else torch.zeros(len(X), self.graph_sums.shape[1])
+        graph = None if self.graph_sums is None else torch.zeros(len(X), self.graph_sums.shape[1], dtype=torch.float32)
         return fuse(s, graph, self.text(X) if s.features != "id" else None, "item", self._kind, self.gate)
 
     def compared(self, Z: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class Newcomers:
 
     def _marked(self, X: np.ndarray | None, has_text: np.ndarray) -> Tensor:
         """The tower's input [B, t + 2]; see :func:`symcere.model.recommender.marked`."""
-        marked = torch.zeros(len(has_text), self._width)
+        marked = torch.zeros(len(has_text), self._width, dtype=torch.float32)
         there = torch.from_numpy(np.asarray(has_text, dtype=bool))
         if X is not None:
             marked[there, :-2] = torch.from_numpy(np.ascontiguousarray(X[has_text], dtype=np.float32))

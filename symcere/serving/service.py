@@ -9,8 +9,9 @@ A request is answered on the first of these grounds that there is, and the answe
 """
 
 import difflib
+import operator
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from symcere.config.fields import listed
 from symcere.data.cleaning import clean_text
 from symcere.data.corpus import Corpus
 from symcere.data.schema import as_text
@@ -103,6 +105,41 @@ def raw_id(value: Any) -> str | None:
     if isinstance(value, float) and abs(value) >= 2**53:
         raise UserError(f"An id is a text: as the number {value:g} its last digits are lost.")
     return (as_text(value) or "").strip() or None
+
+
+class _Ids(tuple):
+    """Item ids that were read: what a batch has in common is read once."""
+
+
+def read(request: Request) -> Request:
+    """A request with its ids as ``prepare`` reads them, whatever they came as: numbers, arrays, generators.
+
+    Raises:
+        UserError: one id where a list of them is due, or a number or a text that is none.
+    """
+    lists: dict[str, tuple[str, ...] | None] = {}
+    for name in ("liked_items", "exclude", "candidates"):
+        ids = getattr(request, name)
+        if isinstance(ids, str) or (ids is None and name != "candidates"):
+            raise UserError(f"{name} is a list of item ids, not {ids!r}.")
+        if ids is None or type(ids) is _Ids:
+            lists[name] = ids
+        else:
+            lists[name] = _Ids(id for value in listed(ids) if (id := raw_id(value)) is not None)
+    words = request.review_text
+    if words is not None and not isinstance(words, str):
+        if words == words:  # NaN, with which pandas says nothing, is not itself
+            raise UserError(f"review_text is a text, not {words!r}.")
+        words = None
+    try:
+        k = operator.index(request.k)
+        weight = None if request.popularity_weight is None else float(request.popularity_weight)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"k is a whole number and popularity_weight a number, not {request.k!r} and {request.popularity_weight!r}."
+        ) from None
+    user = raw_id(request.user_id)
+    return replace(request, user_id=user, review_text=words, k=k, popularity_weight=weight, **lists)  # type: ignore[arg-type]
 
 
 class Service:
@@ -196,9 +233,10 @@ class Service:
         Raises:
             UserError: unknown, with the nearest ids.
         """
-        if user_id not in self.users:
-            raise UserError(f"There is no user '{user_id}' in {self.name}. {_near(user_id, self.user_ids)}")
-        return self.users[user_id]
+        id = raw_id(user_id) or ""
+        if id not in self.users:
+            raise UserError(f"There is no user '{id}' in {self.name}. {_near(id, self.user_ids)}")
+        return self.users[id]
 
     @cached_property
     def reasons(self) -> Reasons | None:
@@ -215,6 +253,7 @@ class Service:
         Raises:
             UserError: k is out of range, no candidate is known, or a popularity weight for a model without the term.
         """
+        requests = [read(request) for request in requests]
         for request in requests:
             self._check(request)
         X, readable = self._encoded(requests)
@@ -223,8 +262,7 @@ class Service:
         groups: dict[tuple, list[int]] = {}
         for k, (request, ground) in enumerate(zip(requests, grounds, strict=True)):
             weight = self.weight if request.popularity_weight is None else float(request.popularity_weight)
-            candidates = None if request.candidates is None else tuple(request.candidates)
-            key = (ground.basis == "popularity", request.k, weight, candidates, tuple(request.exclude))
+            key = (ground.basis == "popularity", request.k, weight, request.candidates, request.exclude)
             groups.setdefault(key, []).append(k)
         answers: list[Answer | None] = [None] * len(requests)
         for (by_popularity, k, weight, candidates, exclude), members in groups.items():
@@ -244,10 +282,6 @@ class Service:
         return [answer for answer in answers if answer is not None]
 
     def _check(self, request: Request) -> None:
-        lists = {"liked_items": request.liked_items, "exclude": request.exclude, "candidates": request.candidates}
-        for name, ids in lists.items():
-            if isinstance(ids, str) or (ids is None and name != "candidates"):
-                raise UserError(f"{name} is a list of item ids, not {ids!r}.")
         if not 1 <= request.k <= self.num_items:
             raise UserError(
                 f"k is {request.k}, but {self.name} knows {self.num_items} items: choose 1 to {self.num_items}."

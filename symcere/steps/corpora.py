@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symcere.config import Data, Experiment
-from symcere.config.fields import build, merge, to_dict
+from symcere.config.fields import build, listed, merge, to_dict
 from symcere.data import cards
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError, nearest
@@ -46,7 +46,7 @@ def datasets() -> list[Listed]:
     ]
     known = {listed.name for listed in found}
     folder = home() / "corpora"
-    own = sorted(p.name for p in folder.iterdir() if (p / "manifest.json").exists()) if folder.is_dir() else []
+    own = sorted(p.name for p in folder.glob("[!.]*") if (p / "manifest.json").exists()) if folder.is_dir() else []
     return found + [Listed(name, "own", name, _size(name), "", "") for name in own if name not in known]
 
 
@@ -83,12 +83,16 @@ def corpus_path(name: str) -> Path:
     return home() / "corpora" / name
 
 
-def open_corpus(dataset: str) -> Corpus:
-    """A prepared corpus, by its name or its card's; the synthetic one is prepared on first use.
+def open_corpus(dataset: str | Corpus) -> Corpus:
+    """A prepared corpus, by its name or its card's; the synthetic one is prepared on first use, an open one is itself.
 
     Raises:
         UserError: unknown data set (nearest names), or one that is not prepared (the command).
     """
+    if isinstance(dataset, Corpus):
+        return dataset
+    if not dataset:
+        raise UserError("Which data set? Name it, as `symcere datasets` lists it.")
     if corpus_path(dataset).is_dir():
         return Corpus.open(corpus_path(dataset))
     try:
@@ -109,7 +113,7 @@ def open_corpus(dataset: str) -> Corpus:
 
 def prepare(
     dataset: str,
-    sources: Sequence[str | Path] = (),
+    sources: str | Path | Sequence[str | Path] = (),
     *,
     format: str = "",
     columns: Mapping[str, str] | None = None,
@@ -133,7 +137,7 @@ def prepare(
 
     from symcere.data.prepare import prepare as run
 
-    files = [Path(s) for s in sources]
+    files = [Path(s) for s in listed(sources)]
     try:
         card = cards.find(dataset)
     except UserError:
@@ -149,7 +153,10 @@ def prepare(
     if files and card.format == "synthetic":
         raise UserError(f"'{card.name}' is generated, and reads no file. Give your data another name.")
     check_name(name or card.name, "a data set")
-    card = replace(card, format=format or card.format, columns={**card.columns, **(columns or {})})
+    try:
+        card = replace(card, format=format or card.format, columns={**card.columns, **(columns or {})})
+    except ValueError as error:
+        raise UserError(f"{card.name}: {error}") from None
     files = files or card.sources()
     if not files and card.format != "synthetic":
         raise UserError(f"There is no file of '{card.name}' on this machine. {card.how_to_get()}")
@@ -181,7 +188,7 @@ def embed(
         settings: dotted settings of the experiment, ``{"text.encoders": "minilm,lsa"}``.
         workers: actors that encode side by side through Ray Data; one needs no Ray.
         gpus_per_worker: GPUs that each of them holds; given, a single one is started through Ray, too.
-        address: of a running Ray cluster; by default Ray is started on this machine.
+        address: of a running Ray cluster; by default ``RAY_ADDRESS``, else Ray is started on this machine.
     """
     corpus, experiment = open_corpus(dataset), Experiment().replace(settings or {})
     if workers == 1 and not address and not gpus_per_worker:

@@ -10,7 +10,7 @@ from symcere.steps.corpora import Progress
 from symcere.tracking import tag
 
 
-def report(sweep: str, out: Path | None = None, method: str = "", progress: Progress = None) -> dict[str, Any]:
+def report(sweep: str, out: str | Path | None = None, method: str = "", progress: Progress = None) -> dict[str, Any]:
     """Report of a sweep, from MLflow alone: a page, Markdown, LaTeX, figures; logged as a run beside the sweep's.
 
     Args:
@@ -24,7 +24,7 @@ def report(sweep: str, out: Path | None = None, method: str = "", progress: Prog
     from symcere.reporting import Results, collect, document, write
     from symcere.reporting.results import NDCG, RECALL
 
-    folder = (out or home() / "reports" / sweep).absolute()
+    folder = (Path(out) if out else home() / "reports" / sweep).absolute()
     if (
         folder.exists()
         and not (folder / "report.html").exists()

@@ -14,7 +14,8 @@ from symcere import tracking
 from symcere.config import Data, Experiment
 from symcere.config.baselines import DEFAULT, baseline, named
 from symcere.config.baselines import baselines as known_baselines
-from symcere.config.fields import build, flatten, merge
+from symcere.config.experiment import SELECTED
+from symcere.config.fields import build, flatten, listed, merge
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.home import CHECKPOINT, check_name, checkpoint_of
@@ -81,7 +82,7 @@ def experiment_for(
 
 
 def train(
-    dataset: str = "",
+    dataset: str | Corpus = "",
     *,
     experiment: Experiment | None = None,
     settings: Settings | None = None,
@@ -97,7 +98,7 @@ def train(
     gpus_per_worker: int = 0,
     parallel: "Parallel" = "blocks",
     address: str = "",
-    storage: str = "",
+    storage: str | Path = "",
     progress: Progress = None,
     on_epoch: Callable[..., bool | None] | None = None,
 ) -> Run:
@@ -120,7 +121,7 @@ def train(
         workers: processes that train together through Ray; one needs no Ray.
         gpus_per_worker: GPUs that each of them holds; given, a single one is started through Ray, too.
         parallel: what each holds of the node table, see :mod:`symcere.model.workers`.
-        address: of a running Ray cluster; by default Ray is started on this machine.
+        address: of a running Ray cluster; by default ``RAY_ADDRESS``, else Ray is started on this machine.
         storage: folder that all nodes see, or URI (``s3://…``), which keeps the checkpoint while training.
         on_epoch: called with each :class:`symcere.training.Epoch`; training ends early where it returns True.
     """
@@ -129,12 +130,20 @@ def train(
     state = begun = None
     if name:
         check_name(name, "a run")
-    if storage:
-        storage = _storage(storage)
+    if workers < 1:
+        raise UserError(f"workers is how many processes train together, at least 1, not {workers}.")
+    if experiment is not None and not isinstance(experiment, Experiment):
+        raise UserError(
+            "experiment is a symcere.config.Experiment: Experiment.load(FILE) reads one, and settings= takes a mapping."
+        )
+    place = _storage(str(storage)) if storage else ""
     if resume:
         begun, state = _interrupted(resume)
         if experiment is None and not method:
             experiment, method = state.experiment, begun.tags.get(tag.METHOD, "")
+            if begun.path is not None:
+                folder = begun.path if begun.path.is_dir() else begun.path.parent
+                method = method_of(folder / EXPERIMENT, experiment)
     corpus = open_corpus(dataset or (state.corpus["name"] if state else ""))
     if state is not None:  # before there is a run that could only fail
         state.check_corpus(corpus.name, corpus.fingerprint)
@@ -144,14 +153,14 @@ def train(
         raise UserError(f"Run {begun.name} is finished: nothing is left to train. For longer, raise --train.epochs.")
     identity = {tag.EXPERIMENT: experiment_hash(whole), tag.CORPUS: corpus.fingerprint}
     group = group or corpus.name
-    place = {key: value for key, value in (tags or {}).items() if key in (tag.SWEEP, tag.ROLE)}
-    if reuse and (found := _finished_run(group, corpus.name, {**identity, tag.METHOD: method, **place})):
+    part = {key: value for key, value in (tags or {}).items() if key in (tag.SWEEP, tag.ROLE)}
+    if reuse and (found := _finished_run(group, corpus, {**identity, tag.METHOD: method, **part}, test)):
         return found
     judge = Evaluator(corpus, "test", whole.evaluate.ks, explicit_ks=_asks_for_ks(settings)) if test else None
     embeddings = embeddings_of(corpus, whole, progress)
 
     every = {**identity, tag.METHOD: method, tag.DATASET: corpus.name, **(tags or {})}
-    every |= ({tag.STORAGE: storage} if storage else {}) | ({tag.RESUMES: begun.name} if begun else {})
+    every |= ({tag.STORAGE: place} if place else {}) | ({tag.RESUMES: begun.name} if begun else {})
     stem = name or f"{corpus.name}-{method}"
     with tracking.start_run(group, stem, whole.flat(), every, parent=parent or None) as run:
         run.log_text(whole.to_yaml(), EXPERIMENT)
@@ -160,7 +169,7 @@ def train(
         note = {"corpus": corpus.name, "run": run.run_id, "method": method, "reads_text": whole.needs_text}
         (path.parent / NOTE).write_text(json.dumps(note))
         (path.parent / EXPERIMENT).write_text(whole.to_yaml(), encoding="utf-8")
-        kept: Path | str = within(storage, run.name, CHECKPOINT) if storage else path
+        kept: Path | str = within(place, run.name, CHECKPOINT) if place else path
         if state is not None:
             state.save(kept)
             for epoch in state.history:
@@ -194,7 +203,7 @@ def train(
                 raise
             raise KeyboardInterrupt(f"Interrupted; `symcere train --resume {run.name}` goes on with it.") from None
         state = fitted.checkpoint
-        if storage:
+        if place:
             state.save(path)
         metrics: dict[str, float] = {}
         notes: list[str] = []
@@ -213,7 +222,7 @@ def train(
         run.log_file(path)
     seconds = sum(e["epoch_seconds"] for e in state.history)
     told = Run(run.name, run.run_id, corpus.name, method, metrics, state.best_epoch, state.epoch, seconds, path, notes)
-    told.next = [f"symcere evaluate {run.name}", f"symcere recommend {run.name} --user={somebody(corpus)}"]
+    told.next = _next(run.name, corpus)
     return told
 
 
@@ -265,13 +274,28 @@ def experiment_hash(experiment: Experiment) -> str:
     return hashlib.sha256(experiment.to_yaml().encode()).hexdigest()[:16]
 
 
-def _finished_run(group: str, dataset: str, identity: Mapping[str, str]) -> Run | None:
+def _finished_run(group: str, corpus: Corpus, identity: Mapping[str, str], tested: bool) -> Run | None:
+    """What :func:`train` said of a finished run, from the store; a ``tested`` one has figures of the test split."""
     for run in tracking.list_runs(group):
         path = checkpoint_of(run.name)
-        if run.status == "FINISHED" and path.exists() and all(run.tags.get(k) == v for k, v in identity.items()):
-            wanted = {k: v for k, v in run.metrics.items() if k.startswith(("test_", "val_"))}
-            return Run(run.name, run.id, dataset, run.tags[tag.METHOD], wanted, path=path, reused=True)
+        same = run.status == "FINISHED" and all(run.tags.get(k) == v for k, v in identity.items())
+        if not (same and path.exists()) or (tested and not any(k.startswith("test_") for k in run.metrics)):
+            continue
+        epochs = tracking.client().get_metric_history(run.id, "epoch_seconds")
+        # Of an epoch's figures the store has the last; what chose the epoch is there as it was then.
+        best = f"val_ndcg_at_{min(SELECTED, corpus.num_items)}"
+        kept = {k: v for k, v in run.metrics.items() if k.startswith("test_") or k == best or not epochs}
+        kept = {k: v for k, v in kept.items() if k.startswith(("test_", "val_"))}
+        told = Run(run.name, run.id, corpus.name, run.tags[tag.METHOD], kept, path=path, reused=True)
+        told.best_epoch, told.epochs = int(run.metrics.get("best_epoch", 0)), len(epochs)
+        told.seconds = sum(point.value for point in epochs)
+        told.next = _next(run.name, corpus)
+        return told
     return None
+
+
+def _next(run: str, corpus: Corpus) -> list[str]:
+    return [f"symcere evaluate {run}", f"symcere recommend {run} --user={somebody(corpus)}"]
 
 
 def _curve(state: "Checkpoint", title: str) -> Any:
@@ -305,7 +329,7 @@ class Restored:
     path: Path
 
 
-def restore(run: str | Path, progress: Progress = None) -> Restored:
+def restore(run: str | Path | Run, progress: Progress = None) -> Restored:
     """The model of a run: an MLflow run id, a run's unique name, or a checkpoint's path.
 
     Raises:
@@ -331,12 +355,12 @@ def restore(run: str | Path, progress: Progress = None) -> Restored:
 
 
 def evaluate(
-    run: str | Path,
+    run: str | Path | Run,
     *,
     split: Literal["val", "test"] = "test",
     popularity_weights: Sequence[float] = (),
     settings: Settings | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     cold: bool = False,
 ) -> dict[str, Any]:
     """All-ranking metrics of a run's best model, and what each weight of the popularity term trades.
@@ -350,10 +374,15 @@ def evaluate(
     from symcere.evaluation import Evaluator, trade_off
     from symcere.plots import popularity_trade_off, save
 
-    if out is not None and out.exists() and not out.is_dir():
+    folder = None if out is None else Path(out)
+    if folder is not None and folder.exists() and not folder.is_dir():
         raise UserError(f"{out} is a file: name a folder.")
+    weights = listed(popularity_weights)
+    asked = merge({}, settings or {})
+    if others := sorted(asked.keys() - {"evaluate"}):
+        raise UserError(f"An evaluation takes settings of its own part alone (evaluate.ks), not of '{others[0]}'.")
     restored = restore(run)
-    wanted = build(Experiment, merge(restored.fitted.checkpoint.experiment.to_dict(), settings or {})).evaluate
+    wanted = build(Experiment, merge(restored.fitted.checkpoint.experiment.to_dict(), asked)).evaluate
     judge = Evaluator(restored.corpus, split, wanted.ks, explicit_ks=_asks_for_ks(settings))
     model = restored.fitted.model
     scorer = restored.fitted.scorer if model is None else model.scorer(wanted.popularity_weight)
@@ -362,8 +391,8 @@ def evaluate(
     metric = f"ndcg_at_{10 if 10 in judge.ks else judge.ks[0]}"
     low, high = result.interval(metric)
     told["interval_95"] = {"of": metric, "low": low, "high": high}
-    if popularity_weights:
-        judged = trade_off(scorer if model is None else model.scorer(1.0), judge, popularity_weights)  # type: ignore[arg-type]
+    if weights:
+        judged = trade_off(scorer if model is None else model.scorer(1.0), judge, weights)  # type: ignore[arg-type]
         cut = f"at_{10 if 10 in judge.ks else judge.ks[0]}"
         rows = [
             {
@@ -377,11 +406,11 @@ def evaluate(
         title = f"Accuracy against popularity, {'test' if split == 'test' else 'validation'} split"
         figure = popularity_trade_off(*(np.array([row[key] for row in rows]) for key in rows[0]), title=title)
         told["popularity_weights"] = rows
-        folder = out or restored.path.parent
+        folder = folder or restored.path.parent
         folder.mkdir(parents=True, exist_ok=True)
         told["figure"] = save(figure, folder / "popularity_trade_off.png")
     told["notes"] = list(result.notes)
-    if popularity_weights and split == "test":
+    if weights and split == "test":
         told["notes"].append(
             "Shown on the test split; to choose a weight, look at the same on validation: --split val."
         )
@@ -396,7 +425,8 @@ def evaluate(
 
 
 def _asks_for_ks(settings: Settings | None) -> bool:
-    return "ks" in merge({}, settings or {}).get("evaluate", {})
+    evaluate = merge({}, settings or {}).get("evaluate")
+    return isinstance(evaluate, Mapping) and "ks" in evaluate
 
 
 def baselines() -> dict[str, dict[str, Any]]:

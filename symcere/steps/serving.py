@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from symcere import tracking
+from symcere.config.fields import listed
 from symcere.errors import UserError
 from symcere.home import checkpoint_of, home, writing
 from symcere.steps.corpora import Progress
@@ -32,7 +33,7 @@ def _service(restored: Restored) -> Any:
 
 def recommend(
     run: str | Path,
-    users: Sequence[str],
+    users: str | Sequence[str],
     k: int = 10,
     *,
     candidates: Sequence[str] | None = None,
@@ -52,15 +53,21 @@ def recommend(
     Raises:
         UserError: unknown run or user (nearest ones), k beyond the catalogue, or no candidate that is known.
     """
-    from symcere.serving import Request
+    from symcere.serving import Request, read
 
     restored = restore(run, progress)
     service = _service(restored)
+    users = listed(users)
     for user in users:
         service.user(user)
     asked = Request(
-        k=k, popularity_weight=popularity_weight, candidates=candidates, exclude=tuple(exclude or ()), why=why
+        k=k,
+        popularity_weight=popularity_weight,
+        candidates=candidates,
+        exclude=() if exclude is None else exclude,
+        why=why,
     )
+    asked = read(asked)  # once for all
     answers = service.recommend([replace(asked, user_id=user) for user in users])
     rows = []
     for answer in answers:
@@ -101,6 +108,7 @@ def export(run: str | Path, out: str | Path, k: int | None = None, progress: Pro
     corpus, scorer = restored.corpus, restored.fitted.scorer
     if k is None:
         k = min(LENGTH, corpus.num_items)
+    k = int(k)
     if not 1 <= k <= corpus.num_items:
         raise UserError(f"k is {k}, but there are {corpus.num_items} items: choose 1 to {corpus.num_items} with -k.")
     seen = csr_array(corpus.train + corpus.val)
@@ -222,10 +230,10 @@ def register(
 
 def _uses(model: str, alias: str) -> dict[str, str]:
     """How a registered model is taken into use."""
-    uri, store = f"models:/{model}@{alias}", shlex.quote(tracking.tracking_uri())
+    uri, store = f"models:/{model}@{alias}", tracking.tracking_uri()
     return {
-        "load": f"mlflow.pyfunc.load_model('{uri}')",
-        "serve": f"MLFLOW_TRACKING_URI={store} mlflow models serve -m {uri} --env-manager local",
+        "load": f"mlflow.set_tracking_uri({store!r}); mlflow.pyfunc.load_model({uri!r})",
+        "serve": f"MLFLOW_TRACKING_URI={shlex.quote(store)} mlflow models serve -m {uri} --env-manager local",
     }
 
 
@@ -322,18 +330,19 @@ def score(
     """
     from symcere.distributed.pool import ray_address
     from symcere.distributed.score import score as run
-    from symcere.serving import Request
+    from symcere.serving import Request, read
 
     asked = Request(
         k=k,
         exclude_seen=exclude_seen,
         popularity_weight=popularity_weight,
-        candidates=None if candidates is None else tuple(candidates),
-        exclude=tuple(exclude or ()),
+        candidates=candidates,
+        exclude=() if exclude is None else exclude,
         why=why,
     )
     with _stored_service(model, for_all=bool(ray_address(address))) as folder:
-        return {"model": model, **run(folder, Path(input), Path(out), asked, workers, batch_size, address, progress)}
+        told = run(folder, Path(input), Path(out), read(asked), workers, batch_size, address, progress)
+        return {"model": model, **told}
 
 
 @contextmanager

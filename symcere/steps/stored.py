@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,14 @@ def ls() -> list[Stored]:
     return listed
 
 
-def rm(names: list[str], force: bool = False) -> dict[str, Any]:
+def rm(names: str | Sequence[str], force: bool = False) -> dict[str, Any]:
     """Free stored things, by the names that :func:`ls` gives (``runs/…``; the kind may be left out where it is clear).
 
     Raises:
         UserError: unknown name, or something depends on it and ``force`` is not given; nothing is removed then.
     """
     stored = {s.name: s for s in ls()}
+    names = [names] if isinstance(names, str) else list(names)
     chosen: dict[str, Stored] = {}
     for name in names:
         matches = [s for s in stored.values() if name in (s.name, s.name.partition("/")[2])]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import symcere
 from symcere.errors import Terminated, UserError, nearest
@@ -348,18 +348,26 @@ class StoredRun:
             ) from error
 
 
+class Named(Protocol):
+    """What training returned, for one."""
+
+    name: str
+
+
 def list_runs(experiment: str | None = None, uri: str | None = None) -> list[StoredRun]:
     """Runs, newest first, of one experiment or of all: a sweep's own is older than its thousands of trials."""
     store = client(uri)
     return [_stored(store, run) for run in _search(store, "", [experiment] if experiment else None, _MOST)]
 
 
-def find_run(run: str | Path, uri: str | None = None) -> StoredRun:
-    """RUN of a command line: a run's id, its unique name, or a checkpoint's path.
+def find_run(run: str | Path | Named, uri: str | None = None) -> StoredRun:
+    """RUN of a command line: a run's id, its unique name, a checkpoint's path, or what has a run's name.
 
     Raises:
         UserError: nothing has this name (the nearest are named), or several runs have it.
     """
+    if not isinstance(run, (str, os.PathLike)):
+        run = str(run.name)
     # A folder without one only happens to be called like a run.
     if os.path.isfile(run) or os.path.isfile(os.path.join(run, CHECKPOINT)):
         path = Path(run).resolve()

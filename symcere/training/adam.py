@@ -37,7 +37,7 @@ class Adam:
         for n, p, _ in active:
             if n not in self.state:
                 self.state[n] = {
-                    "step": torch.zeros((), device=p.device),
+                    "step": torch.zeros((), dtype=torch.float32, device=p.device),
                     "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
                     "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
                 }

@@ -196,8 +196,7 @@ def build(
         text = text_input(settings, graph, x)
         if settings.drop_own != "none":
             own = OwnFree(graph, corpus.train, x, embeddings.reviews, settings.text_layers, settings.drop_own)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.train.seed)
+    with _drawn_from(experiment.train.seed):
         model = Recommender(experiment.model, graph, corpus.item_popularity, text, has_text, own, workers)
     return model.double() if experiment.train.precision == "fp64" else model
 
@@ -216,8 +215,7 @@ class _Run:
         keep_freed_memory()
         self.experiment, self.device, self.workers = experiment, device, workers
         self.model = build(corpus, embeddings, experiment, workers).to(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(experiment.train.seed + 1)
+        with _drawn_from(experiment.train.seed + 1):
             loss = TotalLoss(experiment, self.model, corpus.train, device)
         self.loss = (loss.double() if experiment.train.precision == "fp64" else loss).to(device)
         parameters = [p for m in (self.model, self.loss) for p in m.parameters()]
@@ -310,6 +308,19 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
     """Random numbers decided by ``key`` alone: (seed, epoch) or (seed, epoch, step)."""
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device).manual_seed(seed)
+
+
+@contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    """Initial weights by a seed alone and in single precision, whatever the process has set for others."""
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def _default_device() -> str:

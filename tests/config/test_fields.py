@@ -12,6 +12,7 @@ from symcere.config.fields import (
     flatten,
     json_schema,
     leaves,
+    listed,
     merge,
     read_yaml,
     setting,
@@ -235,3 +236,22 @@ def test_the_schema_refuses_what_build_refuses(tree):
         jsonschema.validate(tree, json_schema(Outer))
     with pytest.raises(UserError):
         build(Outer, tree)
+
+
+def test_a_part_may_be_a_dataclass():
+    from symcere.config import Experiment, Model
+
+    found = Experiment().replace({"model": Model(dim=16), "model.layers": 1}).model
+    assert (found.dim, found.layers) == (16, 1)
+    for wrong in (["train.lr"], 5):
+        with pytest.raises(UserError, match="Settings are a mapping"):
+            merge({}, wrong)
+
+
+def test_one_thing_or_several():
+    import numpy as np
+
+    assert listed("hotels") == ["hotels"]
+    assert listed(name for name in "ab") == listed(np.array(["a", "b"])) == ["a", "b"]
+    assert (listed(None), listed(3), listed(np.array(3)), listed({"a": 1})) == ([], [3], [3], [{"a": 1}])
+    assert [type(n) for n in listed(np.arange(2))] == [int, int]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 import shutil
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -198,3 +199,51 @@ def test_to_pyg_holds_training_edges_and_labels_to_predict(corpus):
     for name in ("val", "test"):
         assert edges[f"{name}_edge_label_index"].T.tolist() == [list(pair) for pair in PAIRS[name]]
         assert edges[f"{name}_edge_label"].tolist() == [1.0] * len(PAIRS[name])
+
+
+def test_what_another_preparation_replaced_is_not_read_as_the_same(corpus):
+    """Texts and numbers of an open corpus are read late: never those of a later one at its place."""
+    carried = pickle.dumps(corpus)
+    assert pickle.loads(carried).fingerprint == corpus.fingerprint
+    other = write(corpus.path, train=split("train", ["another text"] * 4))
+    assert other.fingerprint != corpus.fingerprint
+    for read in (corpus.texts, corpus.ratings, corpus.times, lambda: pickle.loads(carried)):
+        with pytest.raises(UserError, match="'tiny' was prepared anew"):
+            read()
+    assert other.texts().to_pylist() == ["another text"] * 4
+
+
+def test_a_corpus_is_opened_whole_while_others_take_its_place(tmp_path):
+    """Each corpus has the texts, the ids and the interactions of its own fingerprint."""
+    kinds = {}
+    for number in range(2):
+        made = write(tmp_path / f"{number}", item_ids=[f"{number}-{n}" for n in range(4)], notes=[f"{number}"])
+        kinds[made.fingerprint] = (f"{number}-0", [f"{number}"])
+    write(tmp_path / "tiny")
+    over = threading.Event()
+
+    def replace():
+        number = 0
+        while not over.is_set():
+            number = 1 - number
+            write(tmp_path / "tiny", item_ids=[f"{number}-{n}" for n in range(4)], notes=[f"{number}"])
+
+    write(tmp_path / "tiny", item_ids=[f"0-{n}" for n in range(4)], notes=["0"])
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        seen = {
+            (c.fingerprint, c.item_ids[0].as_py(), *c.notes)
+            for c in (Corpus.open(tmp_path / "tiny") for _ in range(300))
+        }
+    finally:
+        over.set()
+        thread.join()
+    assert {(fingerprint, item, [note]) == (fingerprint, *kinds[fingerprint]) for fingerprint, item, note in seen} == {
+        True
+    }
+
+
+def test_a_number_is_the_id_it_is_read_as(tmp_path):
+    numbered = write(tmp_path / "n", item_ids=["10", "11", "12", "13"])
+    assert numbered.item_index(12) == numbered.item_index(12.0) == numbered.item_index(np.int64(12)) == 2

@@ -1,6 +1,7 @@
 """One trial: what it reports, how it goes on, and how it fails."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,12 @@ def test_a_closed_form_is_judged_on_validation(tmp_path):
     scorer = fit(corpus, None, Experiment().replace({"closed_form.kind": "ease"})).scorer
     assert outcome.value == Evaluator(corpus, "val", ks=(10,))(scorer).metrics["ndcg_at_10"]
     assert outcome.status == "finished"
+
+
+def test_a_trial_is_of_the_corpus_that_its_sweep_began_on(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", "tiny", 0)
+    spec = trial_of(tmp_path, corpus, **{"train.epochs": 1})
+    assert trials.run(replace(spec, fingerprint=corpus.fingerprint), tmp_path / "t", lambda *_: None).value is not None
+    outcome = trials.run(replace(spec, fingerprint="another"), tmp_path / "u", lambda *_: None)
+    assert outcome.status == "failed"
+    assert "'tiny' was prepared anew" in outcome.reason

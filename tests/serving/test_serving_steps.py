@@ -87,3 +87,21 @@ def test_export_replaces_an_export_and_nothing_else(stored_run, tmp_path):
     with pytest.raises(UserError, match="mine is a folder that holds something else"):
         steps.export(stored_run.name, tmp_path / "mine", k=3)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+
+
+def test_recommend_takes_ids_as_notebooks_have_them(stored_run):
+    """A text, a generator, an array; one string is no list."""
+    import pyarrow as pa
+
+    users, items = ["ann-000", "ann-001"], ["thing-000", "thing-003", "thing-004"]
+    plain = steps.recommend(stored_run.name, users, k=2, candidates=items, exclude=["thing-003"], why=False)
+    for kind in (np.array, pa.array, lambda ids: (id for id in ids)):
+        told = steps.recommend(
+            stored_run.name, kind(users), k=2, candidates=kind(items), exclude=kind(["thing-003"]), why=False
+        )
+        assert told == plain
+    assert {row["user"] for row in steps.recommend(stored_run.name, "ann-000", k=1)["recommendations"]} == {"ann-000"}
+    with pytest.raises(UserError, match="exclude is a list of item ids, not 'thing-003'"):
+        steps.recommend(stored_run.name, users, exclude="thing-003")
+    with pytest.raises(UserError, match="k is a whole number"):
+        steps.recommend(stored_run.name, users, k=2.5)

@@ -10,6 +10,7 @@ import torch
 
 from symcere import steps, tracking
 from symcere.config import Experiment
+from symcere.config.baselines import baseline
 from symcere.errors import UserError
 from symcere.evaluation import Evaluator
 from symcere.objective.total import TotalLoss
@@ -431,3 +432,66 @@ def test_trials_of_all_data_sets_reserve_the_same_memory_where_it_fits():
     assert one_size(needs, {"CPU": 8, "memory": 16e9}, 1) == needs  # eight times 3 GB is more than there is
     assert one_size(needs, {"CPU": 8, "memory": 16e9}, 2) == {"small": 3e9, "large": 3e9}
     assert one_size({}, {"CPU": 2}, 1) == {}
+
+
+# ---------------------------------------------------------------- from a notebook
+
+
+def test_a_split_that_is_none_is_not_the_test_split(shop):
+    for split in ("validation", "train", "Val"):
+        with pytest.raises(UserError, match="split is 'val' or 'test'"):
+            steps.evaluate(shop["symcere"], split=split)
+        with pytest.raises(UserError, match="split is 'val' or 'test'"):
+            Evaluator(shop["corpus"], split)
+
+
+def test_settings_that_an_evaluation_cannot_have_are_refused(shop):
+    with pytest.raises(UserError, match=r"of its own part alone .* not of 'model'"):
+        steps.evaluate(shop["symcere"].name, settings={"model.layers": 0})
+
+
+def test_the_named_methods_are_the_callers_own():
+    mine = steps.baselines()
+    mine["lightgcn"]["train"] = {"lr": 0.5}
+    assert steps.baselines()["lightgcn"] != mine["lightgcn"]
+    assert baseline("lightgcn").train.lr != 0.5
+
+
+def test_a_reused_run_says_what_it_said(shop):
+    again = steps.train(shop["corpus"], settings={**FAST, **LSA}, reuse=True)
+    first = shop["symcere"]
+    assert again.reused
+    for told in ("dataset", "method", "metrics", "best_epoch", "epochs"):
+        assert getattr(again, told) == getattr(first, told), told
+    assert again.seconds > 0
+    assert again.next[0] == f"symcere evaluate {again.name}"
+    untested = steps.train("shop", settings={**FAST, **LSA, "train.seed": 5}, test=False)
+    tested = steps.train("shop", settings={**FAST, **LSA, "train.seed": 5}, reuse=True)
+    assert not tested.reused
+    assert "test_ndcg_at_10" in tested.metrics.keys() - untested.metrics.keys()
+
+
+def test_a_precision_that_others_set_changes_nothing(shop):
+    torch.set_default_dtype(torch.float64)
+    try:
+        run = steps.train("shop", settings={**FAST, **LSA, "train.seed": 6})
+        steps.recommend(run, shop["corpus"].user_ids[:1], k=1)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    again = steps.train("shop", settings={**FAST, **LSA, "train.seed": 6})
+    assert run.metrics == again.metrics
+
+
+def test_slips_in_python_are_named(shop):
+    for call, message in (
+        (lambda: steps.train(), "Which data set"),
+        (lambda: steps.train("shop", workers=0), "at least 1"),
+        (lambda: steps.train("shop", experiment={"train.lr": 1}), "Experiment.load"),
+        (lambda: steps.prepare("t", shop["csv"] / "reviews.csv", columns={"user": 0}), "column of the user is a name"),
+        (lambda: steps.rm("nothing"), "Nothing stored is called 'nothing'"),
+        (lambda: steps.explain(shop["symcere"], "a", "b", side="items"), "side is 'user' or 'item'"),
+        (lambda: steps.explain(shop["symcere"], split="validation"), "split is one of"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()

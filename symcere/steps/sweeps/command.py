@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symcere import tracking
-from symcere.config.sweep import Declared, load
+from symcere.config.fields import listed
+from symcere.config.sweep import Declared, check_seeds, load
 from symcere.errors import UserError, nearest
 from symcere.home import NAME, NAMED, home, writing
 from symcere.steps.corpora import Progress
@@ -134,8 +135,8 @@ def _begin(
     """The sweep as it is to run, what was asked for beside its file, and its name."""
     if bool(file) == bool(resume):
         raise UserError("Give the file of a sweep, or --resume NAME to go on with one.")
-    if seeds is not None and seeds < 0:
-        raise UserError(f"--seeds is how many models are tested of each best setting, 0 for none, not {seeds}.")
+    datasets, methods = listed(datasets), listed(methods)
+    check_seeds(seeds)
     known = sorted(p.parent.name for p in (home() / "sweeps").glob("*/plan.json"))
     plan: dict[str, Any] = {"trials": 0, "datasets": [], "methods": [], "seeds": None}
     if resume:
@@ -166,7 +167,7 @@ def _begin(
                 f"There is a sweep '{name}' already. `symcere sweep --resume {name}` goes on with it, --name starts "
                 "another one."
             )
-        plan |= {"datasets": list(datasets), "methods": list(methods)}
+        plan |= {"datasets": datasets, "methods": methods}
     if trials:
         plan["trials"] = trials
     plan.setdefault("sha256", declared.sha256)

@@ -1,5 +1,6 @@
 """After the search: the best setting of every study trained with other seeds, and tested once."""
 
+import json
 import os
 import socket
 import statistics
@@ -12,6 +13,7 @@ from symcere.config.fields import build
 from symcere.config.sweep import Declared
 from symcere.errors import UserError
 from symcere.home import checkpoint_of, home
+from symcere.steps.corpora import open_corpus
 from symcere.steps.runs import experiment_hash, train
 from symcere.steps.sweeps.ground import together
 from symcere.tracking import Tracker, tag
@@ -118,8 +120,14 @@ def final(one: Mapping[str, Any]) -> dict[str, float]:
     os.environ.update(one["environment"])
     if not one["gpus"]:  # as its trials; Ray shows a task that asks for none all there are
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if not (home() / "sweeps" / one["sweep"] / "plan.json").exists():
-        raise UserError(f"The node {socket.gethostname()} does not see {home()}, which all nodes have to share.")
+    try:
+        plan = json.loads((home() / "sweeps" / one["sweep"] / "plan.json").read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"The node {socket.gethostname()} does not see {home()}, which all nodes have to share."
+        ) from None
+    corpus = open_corpus(one["dataset"])
+    corpus.check(plan.get("corpora", {}).get(corpus.name, corpus.fingerprint))  # what its settings were chosen on
 
     tracking.client(patience=PATIENCE)
     experiment = build(Experiment, one["experiment"]).replace({"train.seed": one["seed"]})

@@ -102,6 +102,7 @@ def studies_of(
                     max(1, int(sweep.resources.cpu)),
                     gpu,
                     sweep.resources.workers,
+                    one.corpus.fingerprint,
                 )
             )
     return studies, one_size(memory, resources, sweep.resources.cpu)

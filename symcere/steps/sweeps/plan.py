@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symcere.config import Experiment, Text
-from symcere.config.sweep import Search, Stopping, load
+from symcere.config.sweep import Search, Stopping, check_seeds, load
 from symcere.data.corpus import Corpus
 from symcere.errors import UserError
 from symcere.home import home
@@ -68,12 +68,14 @@ def plan(
 ) -> dict[str, Any]:
     """What a sweep would do: trials, hours from a short calibration, memory and disk, and what is missing.
 
-    Trains a few seconds on each data set with each method, and stores nothing.
+    Trains a few seconds on each data set with each method, and stores nothing but the built-in data set, if it is not
+    there yet.
     """
     import torch
 
     from symcere.distributed.pool import pool, ray_address
 
+    check_seeds(seeds)
     declared = load(file).only(methods, datasets, trials)
     sweep = declared.sweep
     resources: dict[str, float] = {"CPU": float(os.cpu_count() or 1)}
