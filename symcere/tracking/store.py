@@ -64,11 +64,28 @@ def client(uri: str | None = None, patience: float = 0.0) -> MlflowClient:
     end = time.monotonic() + patience
     while True:
         try:
-            return _client(uri)
+            found = _client(uri)
+            if _files.setdefault(uri, _file(uri)) != _file(uri):
+                raise UserError(
+                    f"The MLflow store {mask(uri)} was removed or replaced while this process had it open, and MLflow "
+                    "keeps to the old one: start Python again."
+                )
+            return found
         except UserError as error:
             if not isinstance(error.__cause__, ConnectionError) or time.monotonic() >= end:
                 raise
         time.sleep(1)
+
+
+_files: dict[str, tuple[int, int] | None] = {}
+"""Which file each SQLite store was when it was opened."""
+
+
+def _file(uri: str) -> tuple[int, int] | None:
+    if urlsplit(uri).scheme != "sqlite" or not _database(uri).exists():
+        return None
+    told = _database(uri).stat()
+    return told.st_dev, told.st_ino
 
 
 @functools.cache

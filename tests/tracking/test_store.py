@@ -127,3 +127,12 @@ def test_a_store_whose_making_is_interrupted_is_made_anew(tmp_path, monkeypatch)
 def test_a_kind_that_mlflow_dropped_is_named(tmp_path):
     with pytest.raises(UserError, match="Cannot use the MLflow store"):
         tracking.client(f"nonsense://{tmp_path}")
+
+
+def test_a_store_that_was_removed_meanwhile_is_named(tmp_path):
+    """MLflow keeps its connection to the file that is gone: whatever is asked of it fails with pages of SQL."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking.client(uri) is tracking.client(uri)
+    (tmp_path / "mlflow.db").unlink()
+    with pytest.raises(UserError, match=r"was removed or replaced while this process had it open.*start Python again"):
+        tracking.client(uri)
