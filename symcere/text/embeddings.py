@@ -185,8 +185,7 @@ def join(caches: Sequence[Cache], joined: Joined, path: Path, corpus: Corpus, fi
     Raises:
         UserError: the corpus was prepared anew meanwhile, so that some texts may be of another state.
     """
-    if Corpus.open(corpus.path).fingerprint != corpus.fingerprint:
-        raise UserError(f"'{corpus.name}' was prepared anew while its reviews were encoded: run the command again.")
+    corpus.check()
     with alone(path):
         if path.exists():  # another process was faster
             return

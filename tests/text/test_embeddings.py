@@ -112,7 +112,7 @@ def test_a_corpus_that_is_prepared_anew_meanwhile(corpus, hashing, tmp_path, wri
     other = [text + " changed" for text in texts]
     first = write_corpus(tmp_path / "shop", Entries(*coo.coords, texts))
     write_corpus(tmp_path / "shop", Entries(*coo.coords, other))
-    with pytest.raises(UserError, match="prepared anew while"):
+    with pytest.raises(UserError, match="prepared anew since"):
         embed(first, ONE, tmp_path / "made", encoder_factory=hashing)
     again = write_corpus(tmp_path / "shop", Entries(*coo.coords, texts))
     made = embed(again, ONE, tmp_path / "made", encoder_factory=hashing)
