@@ -100,9 +100,9 @@ def help_text(parts: Sequence[str]) -> str:
     """The settings with meaning, default and choices, as ``--help`` shows them."""
     width = max(60, min(shutil.get_terminal_size().columns, 120)) - 1
     lines = [
-        "settings of the experiment (also in a file: --config FILE). A card, a prepared corpus, a run and --baseline"
+        "settings of the experiment (also in a file: --config FILE). A card, a prepared corpus, a run and --baseline",
+        "bring their own where they have one; else the default is:",
     ]
-    lines.append("bring their own where they have one; else the default is:")
     aliases = {name: alias for alias, name in ALIASES.items()}
     for leaf in settings_of(parts).values():
         flag = f"--{leaf.name}" + (f", --{aliases[leaf.name]}" if leaf.name in aliases else "")

@@ -141,9 +141,8 @@ def train(
         begun, state = _interrupted(resume)
         if experiment is None and not method:
             experiment, method = state.experiment, begun.tags.get(tag.METHOD, "")
-            if begun.path is not None:
-                folder = begun.path if begun.path.is_dir() else begun.path.parent
-                method = method_of(folder / EXPERIMENT, experiment)
+            if begun.checkpoint is not None:
+                method = method_of(begun.checkpoint.with_name(EXPERIMENT), experiment)
     corpus = open_corpus(dataset or (state.corpus["name"] if state else ""))
     if state is not None:  # before there is a run that could only fail
         state.check_corpus(corpus.name, corpus.fingerprint)
@@ -252,8 +251,8 @@ def _interrupted(run: str) -> tuple[StoredRun, "Checkpoint"]:
     from symcere.training import Checkpoint
 
     found = tracking.find_run(run)
-    if found.path is not None:
-        return found, Checkpoint.load(found.path / CHECKPOINT if found.path.is_dir() else found.path)
+    if found.checkpoint is not None:
+        return found, Checkpoint.load(found.checkpoint)
     storage = found.tags.get(tag.STORAGE, "")
     if storage and exists(kept := within(storage, found.name, CHECKPOINT)):
         return found, Checkpoint.load(kept)
@@ -284,8 +283,8 @@ def _finished_run(group: str, corpus: Corpus, identity: Mapping[str, str], teste
         epochs = tracking.client().get_metric_history(run.id, "epoch_seconds")
         # Of an epoch's figures the store has the last; what chose the epoch is there as it was then.
         best = f"val_ndcg_at_{min(SELECTED, corpus.num_items)}"
-        kept = {k: v for k, v in run.metrics.items() if k.startswith("test_") or k == best or not epochs}
-        kept = {k: v for k, v in kept.items() if k.startswith(("test_", "val_"))}
+        wanted = ("test_", "val_") if not epochs else ("test_",)
+        kept = {k: v for k, v in run.metrics.items() if k.startswith(wanted) or k == best}
         told = Run(run.name, run.id, corpus.name, run.tags[tag.METHOD], kept, path=path, reused=True)
         told.best_epoch, told.epochs = int(run.metrics.get("best_epoch", 0)), len(epochs)
         told.seconds = sum(point.value for point in epochs)
@@ -338,9 +337,7 @@ def restore(run: str | Path | Run, progress: Progress = None) -> Restored:
     from symcere.training import Checkpoint, restore
 
     found = tracking.find_run(run)
-    path = found.path or checkpoint_of(found.name)
-    if path.is_dir():
-        path = path / CHECKPOINT
+    path = found.checkpoint or checkpoint_of(found.name)
     if not path.exists():  # trained on another machine
         if found.status in ("FAILED", "KILLED"):
             raise UserError(

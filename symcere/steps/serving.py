@@ -196,8 +196,8 @@ def register(
         raise UserError("Name a RUN, or a sweep with --best-of SWEEP.")
     found = _best_of(best_of, dataset) if best_of else tracking.find_run(run)
     if not found.id:
-        note = (found.path if found.path and found.path.is_dir() else Path(run).parent) / NOTE
-        if note.is_file():
+        note = found.checkpoint and found.checkpoint.with_name(NOTE)
+        if note is not None and note.is_file():
             found = tracking.find_run(json.loads(note.read_text())["run"])
     if found.status in ("RUNNING", "SCHEDULED"):
         raise UserError(f"Run {found.name} is still running: wait for its end.")

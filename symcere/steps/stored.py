@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from symcere.config.fields import listed
 from symcere.errors import UserError, nearest
 from symcere.home import home
 from symcere.steps.runs import NOTE
@@ -42,7 +43,7 @@ def ls() -> list[Stored]:
         found.append(("embeddings", home() / "embeddings" / "shards"))
     trained = {path.name: _note(path / NOTE) for kind, path in found if kind == "runs"}
     searched = {path.name: _note(path / "plan.json").get("corpora", {}) for kind, path in found if kind == "sweeps"}
-    listed = []
+    stored = []
     for kind, path in found:
         used_by: list[str] = []
         if kind == "corpora":
@@ -54,8 +55,8 @@ def ls() -> list[Stored]:
                 for run, note in trained.items()
                 if note.get("corpus") == path.name and (kind == "corpora" or note.get("reads_text", True))
             ]
-        listed.append(Stored(f"{kind}/{path.name}", _size(path), used_by, path))
-    return listed
+        stored.append(Stored(f"{kind}/{path.name}", _size(path), used_by, path))
+    return stored
 
 
 def rm(names: str | Sequence[str], force: bool = False) -> dict[str, Any]:
@@ -65,9 +66,8 @@ def rm(names: str | Sequence[str], force: bool = False) -> dict[str, Any]:
         UserError: unknown name, or something depends on it and ``force`` is not given; nothing is removed then.
     """
     stored = {s.name: s for s in ls()}
-    names = [names] if isinstance(names, str) else list(names)
     chosen: dict[str, Stored] = {}
-    for name in names:
+    for name in listed(names):
         matches = [s for s in stored.values() if name in (s.name, s.name.partition("/")[2])]
         if not matches:
             raise UserError(f"Nothing stored is called '{name}'. {nearest(name, stored)} `symcere ls` lists all.")

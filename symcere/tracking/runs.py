@@ -330,7 +330,12 @@ class StoredRun:
     artifacts: str = ""
     """URI of the run's files."""
     path: Path | None = None
-    """The checkpoint that was named by its path."""
+    """The checkpoint, or its folder, that was named by its path."""
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The file itself."""
+        return self.path / CHECKPOINT if self.path is not None and self.path.is_dir() else self.path
 
     def artifact(self, name: str) -> Path:
         """A file or folder of the run on this machine; fetched if the store is elsewhere.

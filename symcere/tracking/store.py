@@ -65,7 +65,8 @@ def client(uri: str | None = None, patience: float = 0.0) -> MlflowClient:
     while True:
         try:
             found = _client(uri)
-            if _files.setdefault(uri, _file(uri)) != _file(uri):
+            here = _file(uri)
+            if _files.setdefault(uri, here) != here:
                 raise UserError(
                     f"The MLflow store {mask(uri)} was removed or replaced while this process had it open, and MLflow "
                     "keeps to the old one: start Python again."
