@@ -71,6 +71,17 @@ def experiment(case: str) -> Experiment:
     return baseline(name, {**SMALL, "train.epochs": 5 if case in MAIN else 2, **settings})
 
 
+def store(folder: Path, **splits: Entries) -> Corpus:
+    """A corpus of :data:`USERS` and :data:`ITEMS`."""
+    return Corpus.write(
+        folder / "corpus",
+        name="tiny",
+        user_ids=[f"u{n:04}" for n in range(USERS)],
+        item_ids=[f"i{n:04}" for n in range(ITEMS)],
+        **splits,
+    )
+
+
 def make(folder: Path) -> tuple[Corpus, Embeddings]:
     """A corpus with every trouble: nodes without text, an isolated item, users with one interaction."""
     rng = np.random.default_rng(5)
@@ -84,15 +95,7 @@ def make(folder: Path) -> tuple[Corpus, Embeddings]:
             users, items, ["" if i % 7 == 0 or u % 9 == 0 else "good" for u, i in zip(users, items, strict=True)]
         )
 
-    corpus = Corpus.write(
-        folder / "corpus",
-        name="tiny",
-        user_ids=[f"u{n:04}" for n in range(USERS)],
-        item_ids=[f"i{n:04}" for n in range(ITEMS)],
-        train=entries(train),
-        val=entries(val),
-        test=entries(test),
-    )
+    corpus = store(folder, train=entries(train), val=entries(val), test=entries(test))
     reviews = rng.normal(size=(corpus.train.nnz, 6))
     reviews /= np.linalg.norm(reviews, axis=1, keepdims=True)
     reviews[[not text.as_py() for text in corpus.texts()]] = 0

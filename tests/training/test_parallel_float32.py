@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from cases import EDGES, ITEMS, USERS, store
 
 from symcere.config import Experiment
 from symcere.config.baselines import baseline
@@ -19,7 +20,7 @@ from symcere.data.corpus import Corpus, Entries
 from symcere.text import Embeddings
 from symcere.training import Checkpoint, fit
 
-USERS, ITEMS, EDGES, STEPS = 37, 23, 190, 50
+STEPS = 50
 SMALL = {
     "model.dim": 7,
     "model.layers": 2,
@@ -55,15 +56,7 @@ def make(folder: Path) -> None:
         pairs = np.sort(pairs)
         return Entries(pairs // ITEMS, pairs % ITEMS, ["good"] * len(pairs))
 
-    corpus = Corpus.write(
-        folder / "corpus",
-        name="tiny",
-        user_ids=[f"u{n:04}" for n in range(USERS)],
-        item_ids=[f"i{n:04}" for n in range(ITEMS)],
-        train=entries(train),
-        val=entries(val),
-        test=entries(test),
-    )
+    corpus = store(folder, train=entries(train), val=entries(val), test=entries(test))
     reviews = rng.normal(size=(corpus.train.nnz, 6))
     np.save(folder / "reviews.npy", (reviews / np.linalg.norm(reviews, axis=1, keepdims=True)).astype(np.float16))
 
