@@ -22,7 +22,6 @@ setup: $(READY)
 
 demo: $(READY)
 	@$(BIN)/symcere demo
-	@[ -n "$$VIRTUAL_ENV" ] || echo "before: . .venv/bin/activate"
 
 # Files stay whole: their tests share what is costly to make.
 test: $(READY)

@@ -79,7 +79,15 @@ def _show_mapping(value: Mapping[str, Any]) -> None:
     if after:
         print()
     for command in after:
-        print(f"next: {command}")
+        print(f"next: {_as_found(command)}")
+
+
+def _as_found(command: str) -> str:
+    """A command of ours as this shell can run it: by the path it was started with, where PATH does not lead to it."""
+    program, rest = command.split(" ", 1)
+    if Path(sys.argv[0]).name == program and shutil.which(program) is None:
+        program = sys.argv[0]
+    return f"{program} {rest}"
 
 
 def _is_nested(value: Any) -> bool:

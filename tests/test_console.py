@@ -89,6 +89,23 @@ def test_show(capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("started", "path", "told"),
+    [
+        (".venv/bin/symcere", "", ".venv/bin/symcere ls"),
+        (".venv/bin/symcere", "bin", "symcere ls"),
+        ("symcere/__main__.py", "", "symcere ls"),
+    ],
+)
+def test_next_commands_run_where_the_environment_is_not_activated(capsys, monkeypatch, tmp_path, started, path, told):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "symcere").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / path) if path else "")
+    monkeypatch.setattr("sys.argv", [started])
+    console.show({"next": ["symcere ls"]})
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: {told}"
+
+
 def test_metrics_are_a_table_over_their_cut_offs(capsys):
     console.metrics(
         {"test_ndcg_at_10": 0.5, "test_ndcg_at_5": 0.25, "test_ndcg_at_5_head": 0.125, "best_epoch": 7, "x_at_y": 1.0}
