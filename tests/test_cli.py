@@ -430,6 +430,8 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
 
 ATTENTIVE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
 """A suite that a shell started in the background ignores Ctrl-C, and hands that down to what it starts."""
+HANGING_UP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+"""The same of ``nohup``."""
 
 
 def under_way(body: str, before: str = "", path: str = "") -> subprocess.Popen:
@@ -470,7 +472,7 @@ def test_what_a_scheduler_stops_is_closed(number, tmp_path):
     child = under_way(
         f"with writing(Path({str(tmp_path)!r}) / 'thing') as part:\n"
         "        part.mkdir(); print('ready', flush=True); time.sleep(60)",
-        "from symcere.home import writing; from pathlib import Path",
+        f"{HANGING_UP} from symcere.home import writing; from pathlib import Path",
     )
     child.send_signal(number)
     _, err = child.communicate(timeout=30)
