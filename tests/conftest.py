@@ -48,7 +48,7 @@ def library(request, monkeypatch) -> str:
     if request.param == "onednn" and not torch.backends.mkldnn.is_available():
         pytest.skip("this torch is without oneDNN")
     monkeypatch.setattr(product, "LARGE", 1)
-    monkeypatch.setattr(product, "_faster", lambda with_bias: request.param == "onednn")
+    monkeypatch.setattr(product, "_faster", lambda *_: request.param == "onednn")
     return request.param
 
 

@@ -18,6 +18,9 @@ from symcere.processor import made_by_amd
 LARGE = 1 << 24
 """Multiplications from which oneDNN is asked: for every new shape it first writes its machine code, in 0.3 ms."""
 
+SHORT = 128
+"""Summands of an entry up to which MKL is slow on AMD's processors with AVX2: logits at 20 GFLOP/s, by oneDNN at 45."""
+
 STEP = 32
 """Rows to which a product of many lengths is best filled up: then few shapes are new."""
 
@@ -53,7 +56,7 @@ def add_transposed_matmul(out: Tensor, a: Tensor, b: Tensor) -> None:
 
 def by_onednn(a: Tensor, b: Tensor, bias: Tensor | None = None) -> bool:
     """Whether oneDNN makes this product."""
-    return _possible(a, b, bias) and _faster(bias is not None)
+    return _possible(a, b, bias) and _faster(bias is not None, a.shape[1] <= SHORT)
 
 
 def _possible(a: Tensor, b: Tensor, bias: Tensor | None) -> bool:
@@ -124,6 +127,12 @@ class _Product(torch.autograd.Function):
 
 
 @cache
-def _faster(with_bias: bool) -> bool:
-    """Whether oneDNN is faster than MKL: on AMD's processors with AVX-512, and on Intel's where a bias is added."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and (with_bias or made_by_amd())
+def _faster(with_bias: bool, short: bool) -> bool:
+    """Whether oneDNN is faster than MKL.
+
+    With AVX-512 on AMD's processors, and on Intel's where a bias is added; without it on AMD's, where sums are short.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability == "AVX512":
+        return with_bias or made_by_amd()
+    return short and capability == "AVX2" and made_by_amd()
