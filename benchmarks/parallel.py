@@ -34,7 +34,7 @@ from symcere.training.fit import _Run, generator
 
 METHODS = {
     "ids": ("ids, bpr (LightGCN)", "lightgcn"),
-    "text": ("linear text, all items", "symcere"),
+    "text": ("linear text (SymCERE)", "symcere"),
 }
 WIDTH = 256
 """Columns of the random text embeddings."""

@@ -89,8 +89,8 @@ def symcere(case: Case) -> Step:
 
 
 def symcere_full(case: Case, method: str = "symcere", settings: dict[str, Any] | None = None) -> Step:
-    """A method with text (384 random columns): the default, which compares items and users, or another."""
-    return symcere_steps(symcere_run(case, settings or {}, method, 384)[0])
+    """A method with text (640 random columns, as of MiniLM and LSA joined): the default, or another."""
+    return symcere_steps(symcere_run(case, settings or {}, method, 640)[0])
 
 
 def symcere_mf(case: Case) -> Step:
@@ -346,6 +346,7 @@ def selfrec(case: Case) -> Step:
 PEERS: dict[str, Callable[[Case], Step]] = {
     "symcere": symcere,
     "symcere-full": symcere_full,
+    "symcere-all": lambda case: symcere_full(case, settings={"objective.ranking.candidates": "all"}),
     "symcere-batch": lambda case: symcere_full(case, settings={"objective.ranking.candidates": "batch"}),
     "symcere-abstract": lambda case: symcere_full(case, "symcere-abstract"),
     "symcere-mf": symcere_mf,

@@ -173,7 +173,7 @@ def main() -> None:
     rows = []
     cases = {SYNTHETIC: long_tailed(40_000, 20_000, 400_000), **corpora(args.home)}
     for title, train in cases.items():
-        ours = ["symcere-full", "symcere-batch", "symcere-abstract"]
+        ours = ["symcere-full", "symcere-all", "symcere-batch", "symcere-abstract"]
         steps = {"symcere": 4 * few, "pyg-edge-index": 2, "recbole": few, "pyg-csr": few}
         steps |= dict.fromkeys([*ours, *FROM_FOLDER], few)
         if title != SYNTHETIC:

@@ -25,6 +25,8 @@ SMALL = {
     "data.core": 1,
 }
 ALL = {"objective.ranking.candidates": "all"}
+SOME = {"objective.ranking.sample": 9}
+"""Else a batch is compared with all items."""
 BOTH = {"model.features": "both"}
 CASES = {
     "lightgcn": ("lightgcn", {}),
@@ -44,16 +46,12 @@ CASES = {
     "gate": ("symcere", {**BOTH, "model.fusion": "gate", "objective.ranking.loss": "symcere"}),
     "drop-own": ("symcere", {**BOTH, "model.drop_own": "both", "objective.ranking.loss": "symcere"}),
     "drop-own-softmax": ("symcere", {**BOTH, "model.drop_own": "both", "objective.ranking.loss": "softmax"}),
-    "sampled": (
-        "symcere",
-        {
-            **BOTH,
-            "objective.ranking.candidates": "sampled",
-            "objective.ranking.negatives": 9,
-            "objective.ranking.logq": True,
-        },
-    ),
-    "alpharec": ("alpharec", {"objective.ranking.negatives": 11}),
+    "sampled": ("symcere", {**BOTH, **SOME}),
+    "sampled-symcere": ("symcere", {**SOME, "objective.ranking.loss": "symcere"}),
+    "sampled-own": ("symcere", {**SOME, "model.drop_own": "both", "objective.ranking.loss": "softmax"}),
+    "sampled-plain": ("symcere", {**SOME, "objective.ranking.logq": False}),
+    "sampled-softmax": ("symcere", {**SOME, "objective.ranking": {"loss": "softmax", "sampling": "popularity"}}),
+    "alpharec": ("alpharec", {"objective.ranking.sample": 11}),
     "mlp-all": ("alpharec", ALL),
     "abstract": ("symcere-abstract", {}),
     "abstract-all": ("symcere-abstract", ALL),

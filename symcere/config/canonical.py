@@ -112,9 +112,15 @@ def _ranking(experiment: Experiment) -> Ranking:
         unused += ["candidates", "logq", "reduction"]
         if model.normalise == "none":  # the length of Z plays the temperature's part
             unused += ["temperature", "learn_temperature"]
-    draws = s.candidates == "sampled" if contrastive else s.loss == "bpr"
-    if not draws:
-        unused += ["negatives", "sampling"]
+    samples = contrastive and s.candidates == "sampled"
+    if not samples:
+        unused += ["sample"]
+    if s.loss != "bpr":
+        unused += ["negatives"]
+        if not samples:
+            unused += ["sampling"]
+    if s.candidates == "all":
+        unused += ["logq"]
     if s.loss == "directau":
         unused += ["learn_temperature"]  # its loss has none: τ only weighs the popularity term in the score
         if model.popularity == "none":

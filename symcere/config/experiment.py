@@ -126,20 +126,22 @@ class Ranking:
     temperature: float = setting(0.4, "tau: logits are inner products / tau", above=0)
     learn_temperature: bool = setting(False, "tau is a parameter, started at `temperature`")
     candidates: Literal["batch", "sampled", "all"] = setting(
-        "all", "unique items of the batch, sampled items, all items"
+        "sampled", "what a positive is compared with: unique items of the batch, sampled items, all items"
     )
-    negatives: int = setting(1, "items drawn: per interaction for bpr, per batch for sampled candidates", low=1)
-    sampling: Literal["uniform", "popularity"] = setting("uniform", "how negatives are drawn")
-    logq: bool = setting(False, "subtract log inclusion probability from candidates' logits")
+    sample: int = setting(4096, "items drawn for each batch (sampled); all, where there are no more", low=1)
+    negatives: int = setting(1, "items drawn for each interaction (bpr)", low=1)
+    sampling: Literal["uniform", "popularity"] = setting("uniform", "how sampled candidates and negatives are drawn")
+    logq: bool = setting(True, "sampled and in-batch candidates' logits lose the logarithm of how likely each is drawn")
     reduction: Literal["pair", "anchor", "history"] = setting(
         "pair", "mean over pairs, over anchors, over all positives"
     )
     uniformity: float = setting(1.0, "gamma, weight of directau's uniformity", low=0)
 
     def __post_init__(self):
-        if self.logq and (self.loss in ("bpr", "directau") or self.candidates == "all"):
+        if self.negatives > 1 and self.loss not in ("bpr", "directau") and self.candidates == "sampled":
             raise ValueError(
-                "objective.ranking.logq corrects sampled or in-batch candidates of a contrastive loss only."
+                "objective.ranking.negatives are bpr's, drawn for each interaction; how many candidates a batch is "
+                "given is objective.ranking.sample."
             )
 
 

@@ -1,6 +1,6 @@
 """The losses: pure functions of vectors, each a :class:`Term`, and who is compared with whom."""
 
-from symcere.objective.candidates import Candidates, InBatch, Negatives, Sampled
+from symcere.objective.candidates import Candidates, InBatch, Negatives, Uniform, Weighted
 from symcere.objective.contrastive import contrastive, known_logits, pair_logits, symmetric
 from symcere.objective.history import History, Known, locate
 from symcere.objective.logsumexp import combine_logsumexp, logsumexp_both, masked_logsumexp
@@ -14,9 +14,10 @@ __all__ = [
     "InBatch",
     "Known",
     "Negatives",
-    "Sampled",
     "Temperature",
     "Term",
+    "Uniform",
+    "Weighted",
     "alignment",
     "bpr",
     "combine_logsumexp",

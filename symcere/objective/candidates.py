@@ -51,17 +51,47 @@ class InBatch:
         return Candidates(ids, self.log_inclusion(len(nodes))[ids])
 
 
-class Sampled:
-    """n distinct nodes at a time, uniformly or in proportion to a weight, with known inclusion probabilities.
+class Uniform:
+    """n of N nodes at a time, distinct, every set of n as likely as any other: each node with probability n/N.
+
+    In time and memory of n, not of N, where n is a small part: what is distinct among 2n independent draws is as likely
+    any set of its size, and so is what is left when some of it is taken away at random.
+    """
+
+    FEW = 16
+    """N / n from which it is drawn so."""
+
+    def __init__(self, n: int, num_nodes: int, device: torch.device | str = "cpu"):
+        self.num_nodes, self.n = num_nodes, min(n, num_nodes)
+        self.log_inclusion = torch.full((self.n,), self.n / max(num_nodes, 1), device=device).log()
+
+    def draw(self, generator: torch.Generator | None = None) -> Candidates:
+        """One draw. Workers that are to share their candidates seed their generators alike.
+
+        Args:
+            generator: on the device of the nodes.
+        """
+        n, num_nodes, device = self.n, self.num_nodes, self.log_inclusion.device
+        drawn = torch.empty(0, dtype=torch.int64, device=device)
+        if num_nodes < self.FEW * n:
+            drawn = torch.arange(num_nodes, device=device)
+        while len(drawn) < n:  # hardly ever twice
+            drawn = torch.randint(num_nodes, (2 * n,), generator=generator, device=device).unique()
+        kept = torch.randperm(len(drawn), generator=generator, device=device)[:n]
+        return Candidates(drawn[kept], self.log_inclusion)
+
+
+class Weighted:
+    """n distinct nodes at a time, in proportion to a weight, with known inclusion probabilities.
 
     Systematic sampling over a random order (Madow 1949): π adds up to n along a random permutation of the nodes, and
     every node over which a grid of step 1 with a random start falls is drawn. So exactly n are drawn, none twice, and
     node c with probability exactly ``π_c = min(1, n · w_c / Σ w)``, where the nodes with π = 1 are certain and the rest
-    share what they leave. Equal weights make it simple random sampling, π = n/N; n ≥ N draws all nodes, in order.
+    share what they leave; n ≥ N draws all nodes, in order.
 
     Args:
         n: how many.
-        weights: [N], all positive: popularity, or ones. A node without training interactions should weigh 1.
+        weights: [N], all positive: popularity. A node without training interactions should weigh 1.
     """
 
     def __init__(self, n: int, weights: Tensor):
@@ -89,11 +119,7 @@ class Sampled:
         self.log_inclusion = inclusion.log().float().to(device)
 
     def draw(self, generator: torch.Generator | None = None) -> Candidates:
-        """One draw. Workers that are to share their candidates seed their generators alike.
-
-        Args:
-            generator: on the device of the weights.
-        """
+        """One draw, as of :class:`Uniform`."""
         device = self.rest.device
         if self.n == self.num_nodes:
             ids = torch.arange(self.n, device=device)
@@ -104,6 +130,10 @@ class Sampled:
             at = torch.searchsorted(self.units[shuffle].cumsum(0), grid, right=True)
             ids = torch.cat([self.certain, self.rest[shuffle[at]]])
         return Candidates(ids, self.log_inclusion[ids])
+
+
+Drawer = InBatch | Uniform | Weighted
+"""What draws the candidates of a batch."""
 
 
 class Negatives:

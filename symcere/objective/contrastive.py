@@ -45,6 +45,7 @@ def contrastive(
     bias: Tensor | None = None,
     positive_bias: Tensor | None = None,
     log_inclusion: Tensor | None = None,
+    positive_inclusion: Tensor | None = None,
     across: Callable[[Tensor], Tensor] | None = None,
     chunk: int | None = None,
 ) -> Term:
@@ -71,8 +72,10 @@ def contrastive(
         bias: float [C], added to a candidate's logit.
         positive_bias: float [K], the same of each pair's positive. Given together with ``bias`` or not at all.
         log_inclusion: float [C], log π, subtracted from the logits of the candidates that a denominator sums over.
+        positive_inclusion: float [K], the same of each pair's positive that is among them. Given together with
+            ``log_inclusion`` or not at all; only infonce asks.
         across: combines log-sum-exps [A] over this worker's candidates into those over all workers' candidates, with
-            its gradient; every worker then has the same anchors and pairs. Not for supcon, history and log_inclusion.
+            its gradient; every worker then has the same anchors and pairs. Not for supcon and history.
         chunk: see :func:`~symcere.objective.logsumexp.masked_logsumexp`.
     """
     over_known = kind == "supcon" or reduction == "history"
@@ -80,6 +83,8 @@ def contrastive(
         raise ValueError(f"{kind} with reduction {reduction!r} needs the known positives (known=History.among(…)).")
     if (bias is None) != (positive_bias is None):
         raise ValueError("bias and positive_bias are given together or not at all.")
+    if (log_inclusion is None) != (positive_inclusion is None):
+        raise ValueError("log_inclusion and positive_inclusion are given together or not at all.")
     if anchor_of is None:
         anchor_of = torch.arange(len(anchors), device=anchors.device)
     if log_inclusion is None:
@@ -94,6 +99,7 @@ def contrastive(
     if over_known:
         assert known is not None
         row, positive_at = known
+        positive_inclusion = None if log_inclusion is None else log_inclusion.index_select(0, positive_at)
         logits = known_logits(anchors, candidates, known, scale, bias)
     else:
         row = anchor_of
@@ -105,7 +111,7 @@ def contrastive(
     elif kind == "supcon":
         losses = gap
     else:
-        losses = _infonce(gap, positive_at, log_inclusion)
+        losses = _infonce(gap, positive_at, positive_inclusion)
     return _average(losses, row, anchor_of, len(anchors), reduction)
 
 
@@ -169,13 +175,12 @@ def softplus(x: Tensor) -> Tensor:
     return F.softplus(x, threshold=40.0)
 
 
-def _infonce(gap: Tensor, positive_at: Tensor | None, log_inclusion: Tensor | None) -> Tensor:
+def _infonce(gap: Tensor, positive_at: Tensor | None, log_pi: Tensor | None) -> Tensor:
     """Losses [K] from ``log Σ_{c ∈ C} − s(p)`` [K], with exactly one uncorrected positive in the denominator."""
     present = gap
-    if log_inclusion is not None:
+    if log_pi is not None:
         # Among the candidates the positive stands with exp(s − log π): take away all but exp(s) of it. The share
         # exp(s − log π − log Σ) is at most 1, so what remains is at least π and its logarithm is well conditioned.
-        log_pi = log_inclusion if positive_at is None else log_inclusion[positive_at.clamp_min(0)]
         share = (-gap - log_pi).clamp_max(0).exp()
         excess = (share * -log_pi.expm1()).clamp_max(1 - torch.finfo(gap.dtype).eps)
         present = gap + torch.log1p(-excess)

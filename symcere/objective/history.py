@@ -69,8 +69,8 @@ class History:
         if candidates is None:
             return Known(row, col)
         col = locate(col, candidates, self.num_others)
-        here = col >= 0
-        return Known(row[here], col[here])
+        here = (col >= 0).nonzero().squeeze(1)
+        return Known(row.index_select(0, here), col.index_select(0, here))
 
 
 def locate(nodes: Tensor, candidates: Tensor | None, num_nodes: int) -> Tensor:

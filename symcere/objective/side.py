@@ -34,11 +34,18 @@ class Side:
         """Positions in ``nodes`` of some of them; any, where the node is none (−1)."""
         return self.position[nodes.clamp_min(0)]
 
-    def candidate_rows(self, rows: Tensor) -> Tensor:
-        """The candidates' rows of ``rows`` [n, …]."""
-        if self.candidates is None:
-            return rows
-        return rows.index_select(0, self.at(self.candidates.ids))
+    @property
+    def num_candidates(self) -> int:
+        return len(self.nodes if self.candidates is None else self.candidates.ids)
+
+    def at_candidates(self, part: slice) -> Tensor | slice:
+        """Positions in ``nodes`` of a part of the candidates."""
+        return part if self.candidates is None else self.at(self.candidates.ids[part])
+
+    def candidate_rows(self, rows: Tensor, part: slice) -> Tensor:
+        """A part of the candidates' rows of ``rows`` [n, …]."""
+        at = self.at_candidates(part)
+        return rows[at] if isinstance(at, slice) else rows.index_select(0, at)
 
     def pairs_of(self, anchors: slice) -> Tensor | slice:
         """The pairs of some of the distinct nodes: their positions in the batch."""

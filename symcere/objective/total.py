@@ -6,7 +6,7 @@ A term whose weight is zero is not computed. Graph and text vectors are l2-norma
 the model's own normalisation governs the scored vectors alone.
 
 Among several workers each takes a share of a term's distinct anchors, with all their pairs, against all candidates;
-with the whole catalogue as candidates, a share of these too. What it returns is its sum over the global count.
+with candidates that are not of the batch, a share of these too. What it returns is its sum over the global count.
 """
 
 from typing import Any, NamedTuple, cast
@@ -23,7 +23,7 @@ from symcere.model.propagation import Graph, Noise
 from symcere.model.recommender import Pair, Recommender, Views
 from symcere.model.unit import unit
 from symcere.model.workers import Needs
-from symcere.objective.candidates import InBatch, Negatives, Sampled
+from symcere.objective.candidates import Drawer, InBatch, Negatives, Uniform, Weighted
 from symcere.objective.contrastive import Kind, contrastive, pair_logits, symmetric
 from symcere.objective.history import History, Known, locate
 from symcere.objective.logsumexp import combine_logsumexp
@@ -70,12 +70,12 @@ class TotalLoss(nn.Module):
         # Without a normalisation the pairwise losses have no temperature of their own: the length of Z plays its part.
         bare = ranking.loss in ("bpr", "directau") and self.model_settings.normalise == "none"
         self.temperature = Temperature(1.0 if bare else ranking.temperature, ranking.learn_temperature and not bare)
-        self.draw_items: InBatch | Sampled | None = None
-        self.draw_users: InBatch | Sampled | None = None
+        self.draw_items: Drawer | None = None
+        self.draw_users: Drawer | None = None
         if ranking.loss == "bpr":
             weights = self._weights(self.items) if ranking.sampling == "popularity" else None
             self.negatives = Negatives(self.users, weights)
-        elif ranking.loss != "directau" and ranking.candidates != "all":
+        elif ranking.loss != "directau":
             self.draw_items = self._drawer(self.items)
             self.draw_users = self._drawer(self.users) if ranking.loss == "symcere" else None
         if ranking.loss == "symcere" and self.model_settings.popularity != "none":
@@ -90,7 +90,7 @@ class TotalLoss(nn.Module):
         # What SupCon and `history` compare with is known only where all candidates are.
         self.shard_candidates = (
             self.workers.size > 1
-            and ranking.candidates == "all"
+            and ranking.candidates != "batch"
             and ranking.loss in ("softmax", "sincere", "symcere")
             and ranking.reduction != "history"
         )
@@ -116,12 +116,16 @@ class TotalLoss(nn.Module):
     def _weights(self, side: History) -> Tensor:
         return side.degree.clamp_min(1)
 
-    def _drawer(self, side: History) -> InBatch | Sampled:
+    def _drawer(self, side: History) -> Drawer | None:
+        """What draws the candidates of one side; None where they are all its nodes."""
         ranking = self.settings.ranking
         if ranking.candidates == "batch":
             return InBatch(side.degree)
-        weights = self._weights(side) if ranking.sampling == "popularity" else torch.ones_like(side.degree)
-        return Sampled(ranking.negatives, weights)
+        if ranking.candidates == "all" or ranking.sample >= side.num_nodes:
+            return None
+        if ranking.sampling == "uniform":
+            return Uniform(ranking.sample, side.num_nodes, side.crow.device)
+        return Weighted(ranking.sample, self._weights(side))
 
     def begin_epoch(self, model: Recommender, random: torch.Generator) -> None:
         """What changes once an epoch: the two graphs with dropped edges of SGL."""
@@ -186,7 +190,7 @@ class TotalLoss(nn.Module):
         self,
         history: History,
         of_batch: Tensor,
-        draw: InBatch | Sampled | None,
+        draw: Drawer | None,
         random: torch.Generator,
         extra: Tensor | None = None,
     ) -> Side:
@@ -200,7 +204,7 @@ class TotalLoss(nn.Module):
                 return Side(history, nodes, nodes, ids, of_pair)
             drawn = draw.draw(of_batch) if isinstance(draw, InBatch) else draw.draw(random)
             nodes = ids
-            if isinstance(draw, Sampled):
+            if not isinstance(draw, InBatch):
                 nodes, position = distinct(torch.cat([ids, drawn.ids]), history.num_nodes)
             return Side(history, nodes, position, position[ids], of_pair, drawn)
         nodes = ids
@@ -228,7 +232,7 @@ class TotalLoss(nn.Module):
                 if negatives is not None:
                     theirs[there.at(negatives[pairs])] = True
                 if self.shard_candidates:
-                    theirs[self.workers.share(len(there.nodes), worker)] = True
+                    theirs[there.at_candidates(self.workers.share(there.num_candidates, worker))] = True
             needs.append(marks.nonzero().squeeze(1))
         return needs
 
@@ -331,16 +335,20 @@ class TotalLoss(nn.Module):
             anchor_of = None
         ids = None if there.candidates is None else there.candidates.ids
         positive_at = locate(positives, ids, there.history.num_nodes)
-        candidates = there.candidate_rows(candidate_rows)
-        correction = None if there.candidates is None or not s.logq else there.candidates.log_inclusion
+        correction = of_correction = None
+        if there.candidates is not None and s.logq:
+            correction = there.candidates.log_inclusion
+            of_correction = correction.index_select(0, positive_at.clamp_min(0))
         if self.shard_candidates:  # everybody's anchors against this worker's candidates
-            shard = workers.share(len(candidates))
-            candidates, ids = candidates[shard], torch.arange(shard.start, shard.stop, device=nodes.device)
+            shard = workers.share(there.num_candidates)
+            ids = torch.arange(shard.start, shard.stop, device=nodes.device) if ids is None else ids[shard]
             if anchor_of is None:
                 anchor_of = torch.arange(len(anchors), device=anchors.device)
             anchors, anchor_of = workers.gather(anchors, len(nodes)), anchor_of + mine.start
         else:
+            shard = slice(0, there.num_candidates)
             nodes, of_rows = nodes[mine], positives
+        candidates = there.candidate_rows(candidate_rows, shard)
         kind, known = KINDS.get(s.loss, "sincere"), here.history.among(nodes, ids)
         if own is not None and kind == "infonce" and s.reduction != "history":
             # The pair's own vector takes the place of its positive's, which holds what was left out: as if that one
@@ -360,7 +368,8 @@ class TotalLoss(nn.Module):
             positive_at=positive_at,
             bias=None if bias is None else (bias if ids is None else bias[ids]),
             positive_bias=None if bias is None else bias.index_select(0, positives),
-            log_inclusion=correction,
+            log_inclusion=None if correction is None else correction[shard],
+            positive_inclusion=of_correction,
             across=self._across if self.shard_candidates else None,
         )
         by_pair = s.reduction == "pair" and s.loss != "supcon"

@@ -69,14 +69,14 @@ def test_a_condition_looks_at_settings_chosen_before_and_at_fixed_ones():
     space = read_space(
         {
             "objective.ranking.candidates": ["all", "sampled"],
-            "objective.ranking.negatives": {"choice": [8, 16], "when": {"objective.ranking.candidates": "sampled"}},
+            "objective.ranking.sample": {"choice": [8, 16], "when": {"objective.ranking.candidates": "sampled"}},
             "model.layers": {"int": [1, 3], "when": {"model.features": ["id", "both"]}},
         },
         (),
     )
     flat = Experiment().flat()
     found = [settings for settings, _ in space.points(flat, Parameter.grid)]
-    assert [f.get("objective.ranking.negatives") for f in found] == [None, 8, 16]
+    assert [f.get("objective.ranking.sample") for f in found] == [None, 8, 16]
     assert all("model.layers" not in f for f in found)
     ids = Experiment().replace({"model.features": "id"}).flat()
     assert len(list(space.points(ids, Parameter.grid))) == 9
@@ -359,14 +359,14 @@ SAME = [
     ("model.features: text", "model.layers", 1),
     ("model.text_tower: linear", "model.hidden", 8),
     ("model.normalise_scores: same", "model.normalise_scores", "l2"),
-    ("objective.ranking.candidates: all", "objective.ranking.negatives", 64),
+    ("objective.ranking.candidates: all", "objective.ranking.sample", 64),
     ("text.encoders: lsa,minilm", "text.encoders", "minilm,lsa"),
 ]
 DIFFERENT = [
     ("closed_form.kind: ease", "closed_form.reg", 3),
     ("model.text_tower: mlp", "model.hidden", 8),
     ("objective.ranking.loss: bpr", "objective.ranking.temperature", 0.7),
-    ("objective.ranking.candidates: sampled", "objective.ranking.negatives", 64),
+    ("objective.ranking.candidates: sampled", "objective.ranking.sample", 64),
     ("model.normalise: none", "objective.ranking.temperature", 0.7),
     ("text.encoders: lsa", "text.encoders", "minilm"),
 ]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symcere.objective import History, InBatch, Negatives, Sampled, contrastive, locate
+from symcere.objective import History, InBatch, Negatives, Uniform, Weighted, contrastive, locate
 
 
 def random_history(seed, U, N, share):
@@ -65,17 +65,32 @@ def frequencies(sampled, rounds=2000):
     return seen / rounds
 
 
-@pytest.mark.parametrize("n", [1, 3, 7])
+@pytest.mark.parametrize("n", [1, 2, 3, 28])
 def test_uniform_sampling_includes_each_node_with_probability_n_over_all(n):
-    sampled = Sampled(n, torch.ones(10))
-    torch.testing.assert_close(sampled.log_inclusion, torch.full((10,), n / 10).log())
-    assert (frequencies(sampled) - n / 10).abs().max() < 4 * 0.5 / 2000**0.5
+    """From all nodes in another order, or, of 1 and 2, from what is distinct among twice as many draws."""
+    sampled = Uniform(n, 40)
+    torch.testing.assert_close(sampled.log_inclusion, torch.full((n,), n / 40).log())
+    assert (frequencies(sampled) - n / 40).abs().max() < 4 * 0.5 / 2000**0.5
+
+
+def test_uniform_sampling_draws_every_set_alike():
+    """Each of the 496 pairs of 32 nodes, by chi-squared; four draws may hold fewer than two distinct nodes."""
+    from scipy.stats import chisquare
+
+    g = torch.Generator().manual_seed(3)
+    sampled, seen = Uniform(2, 32), torch.zeros(32, 32)
+    for _ in range(20 * 496):
+        one, other = sampled.draw(g).ids.sort().values
+        seen[one, other] += 1
+    pairs = seen[tuple(torch.triu_indices(32, 32, offset=1))]
+    assert pairs.sum() == seen.sum()
+    assert chisquare(pairs.numpy()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 9])
 def test_popularity_sampling_has_the_inclusion_probabilities_it_states(n):
     weights = torch.tensor([50, 20, 5, 5, 5, 4, 3, 3, 2, 1])
-    sampled = Sampled(n, weights)
+    sampled = Weighted(n, weights)
     inclusion = sampled.log_inclusion.exp()
     assert inclusion.sum().item() == pytest.approx(n)
     assert inclusion.max() <= 1
@@ -91,18 +106,18 @@ def test_popularity_sampling_has_the_inclusion_probabilities_it_states(n):
 def test_any_weights_give_exactly_n_distinct_nodes(seed, N, n):
     g = torch.Generator().manual_seed(seed)
     weights = torch.rand(N, generator=g).pow(-2).ceil()  # heavy tail
-    sampled = Sampled(n, weights)
+    sampled = Weighted(n, weights)
     assert sampled.log_inclusion.exp().sum().item() == pytest.approx(min(n, N))
     for _ in range(5):
         ids = sampled.draw(g).ids
         assert len(ids) == len(ids.unique()) == min(n, N)
 
 
-@pytest.mark.parametrize("weights", [torch.ones(8), torch.tensor([9, 1, 1, 5, 2, 2, 1, 3])])
-def test_sampling_everything_is_everything(weights):
-    for n in (8, 100):
-        ids, log_inclusion = Sampled(n, weights).draw()
-        assert ids.tolist() == list(range(8))
+@pytest.mark.parametrize("n", [8, 100])
+def test_sampling_everything_is_everything(n):
+    for sampled in (Uniform(n, 8), Weighted(n, torch.tensor([9, 1, 1, 5, 2, 2, 1, 3]))):
+        ids, log_inclusion = sampled.draw()
+        assert sorted(ids.tolist()) == list(range(8))
         assert not log_inclusion.any()
 
 
@@ -110,17 +125,19 @@ def test_sampled_denominator_estimates_the_full_one():
     """With log π the mean over draws of the negatives' sum is the sum over all, within 3 standard errors."""
     g = torch.Generator().manual_seed(1)
     logits = torch.randn(12, generator=g, dtype=torch.float64)
-    sampled = Sampled(4, torch.tensor([30, 9, 8, 7, 6, 5, 4, 3, 2, 2, 1, 1]))
+    sampled = Weighted(4, torch.tensor([30, 9, 8, 7, 6, 5, 4, 3, 2, 2, 1, 1]))
     draws = []
     for _ in range(3000):
         ids, log_inclusion = sampled.draw(g)
+        at = locate(torch.tensor([0]), ids, 12)
         term = contrastive(
             torch.ones(1, 1, dtype=torch.float64),
             logits[:1, None],
             logits[ids, None],
             kind="infonce",
-            positive_at=locate(torch.tensor([0]), ids, 12),
+            positive_at=at,
             log_inclusion=log_inclusion,
+            positive_inclusion=log_inclusion[at.clamp_min(0)],
         )
         draws.append(((term.sum + logits[0]).exp() - logits[0].exp()).item())
     want = logits[1:].exp().sum().item()
@@ -128,14 +145,14 @@ def test_sampled_denominator_estimates_the_full_one():
 
 
 def test_draws_repeat_with_their_seed():
-    sampled = Sampled(5, torch.arange(1, 21))
-    first, again = (sampled.draw(torch.Generator().manual_seed(7)).ids for _ in range(2))
-    assert torch.equal(first, again)
+    for sampled in (Weighted(5, torch.arange(1, 21)), Uniform(5, 99), Uniform(5, 9)):
+        first, again = (sampled.draw(torch.Generator().manual_seed(7)).ids for _ in range(2))
+        assert torch.equal(first, again)
 
 
 def test_a_weight_of_zero_is_refused():
     with pytest.raises(ValueError, match="positive"):
-        Sampled(1, torch.tensor([1, 0]))
+        Weighted(1, torch.tensor([1, 0]))
 
 
 # ---------------------------------------------------------------- in-batch candidates

@@ -68,7 +68,8 @@ def one_side(anchor_z, other_z, history, nodes, others, *, kind, reduction, cand
     ids, anchor_of = nodes.unique(return_inverse=True)
     if isinstance(candidates, str):
         candidates = others.unique()
-    bias = options.pop("bias", None)
+    bias, inclusion = options.pop("bias", None), options.get("log_inclusion")
+    positive_at = locate(others, candidates, len(other_z))
     return contrastive(
         anchor_z[ids],
         other_z[others],
@@ -77,7 +78,8 @@ def one_side(anchor_z, other_z, history, nodes, others, *, kind, reduction, cand
         reduction=reduction,
         anchor_of=anchor_of,
         known=history.among(ids, candidates),
-        positive_at=locate(others, candidates, len(other_z)),
+        positive_at=positive_at,
+        positive_inclusion=None if inclusion is None else inclusion[positive_at.clamp_min(0)],
         bias=bias if bias is None or candidates is None else bias[candidates],
         positive_bias=None if bias is None else bias[others],
         **options,
@@ -467,22 +469,26 @@ def test_both_sides_at_once_of_two_nodes_that_know_each_other(example):
     assert not any(slope.any() for slope in gradients(term, zu, zi))
 
 
+@pytest.mark.parametrize("drawn", [False, True])
 @pytest.mark.parametrize("kind", ["sincere", "infonce"])
-def test_shards_of_the_candidates_combine(example, kind):
+def test_shards_of_the_candidates_combine(example, kind, drawn):
     """Each worker sums over its own candidates; the combination is the whole, in value and gradient."""
     zu, zi, by_user, _, u, i = example
     zu, zi = zu.clone().requires_grad_(), zi.clone().requires_grad_()
     ids, anchor_of = u.unique(return_inverse=True)
-    whole = one_side(zu, zi, by_user, u, i, kind=kind, reduction="pair", scale=5.0)
+    log_pi = torch.linspace(0.1, 1, 40).log()[torch.randperm(40)] if drawn else torch.zeros(40)
+    whole = one_side(zu, zi, by_user, u, i, kind=kind, reduction="pair", scale=5.0, log_inclusion=log_pi)
     shards = [torch.arange(0, 17), torch.arange(17, 40)]
 
     def rest(partial):
         masked = by_user.among(ids, shards[1]) if kind == "sincere" else None
-        return combine_logsumexp(torch.stack([partial, masked_logsumexp(zu[ids], zi[shards[1]], 5.0, None, masked)]))
+        other = masked_logsumexp(zu[ids], zi[shards[1]], 5.0, -log_pi[shards[1]], masked)
+        return combine_logsumexp(torch.stack([partial, other]))
 
     sharded = contrastive(
         zu[ids], zi[i], zi[shards[0]], kind=kind, scale=5.0, anchor_of=anchor_of,
         known=by_user.among(ids, shards[0]), across=rest,
+        log_inclusion=log_pi[shards[0]], positive_inclusion=log_pi[i],
     )  # fmt: skip
     assert sharded.value.item() == pytest.approx(whole.value.item(), rel=1e-13)
     for got, want in zip(gradients(sharded, zu, zi), gradients(whole, zu, zi), strict=True):
@@ -526,7 +532,7 @@ def test_infonce_with_log_inclusion_where_the_positive_is_all():
     users = (60.0 * items[:1]).requires_grad_()
     term = contrastive(
         users, items[:1], items, kind="infonce", log_inclusion=torch.tensor([1e-3, 0.5, 1.0]).log(),
-        positive_at=torch.tensor([0]),
+        positive_inclusion=torch.tensor([1e-3]).log(), positive_at=torch.tensor([0]),
     )  # fmt: skip
     assert 0 <= abs(term.value.item()) < 1e-4
     assert gradients(term, users)[0].isfinite().all()
@@ -562,3 +568,5 @@ def test_what_is_missing_is_said(example):
         contrastive(zu, zi[:30], zi, kind="infonce", reduction="history")
     with pytest.raises(ValueError, match="together"):
         contrastive(zu, zi[:30], zi, kind="infonce", bias=zi[:, 0])
+    with pytest.raises(ValueError, match="log_inclusion and positive_inclusion"):
+        contrastive(zu, zi[:30], zi, kind="infonce", log_inclusion=zi[:, 0])

@@ -155,7 +155,7 @@ def ranking_by_loops(case: Case) -> torch.Tensor:
         bias = (case.loss.user_bias if flip else case.model.bias) if case.model.bias is not None else None
         drawn = case.drawn.get("draw_users" if flip else "draw_items")
         candidates = range(len(there)) if drawn is None else drawn.ids.tolist()
-        log_pi = dict(zip(drawn.ids.tolist(), drawn.log_inclusion, strict=True)) if s.logq else {}
+        log_pi = dict(zip(drawn.ids.tolist(), drawn.log_inclusion, strict=True)) if drawn and s.logq else {}
         found = []
         # With pairs that have vectors of their own, every pair is an anchor; else pairs of one node share it.
         for k, group in enumerate([[p] for p in pairs] if own else [pairs]):
@@ -191,7 +191,8 @@ CONTRASTIVE = ("softmax", "supcon", "sincere", "symcere")
     itertools.product(CONTRASTIVE, ("batch", "sampled", "all"), ("pair", "anchor", "history")),
 )
 def test_contrastive_ranking(loss, candidates, reduction):
-    ranking = {"loss": loss, "candidates": candidates, "reduction": reduction, "negatives": 5, "temperature": 0.3}
+    ranking = {"loss": loss, "candidates": candidates, "reduction": reduction, "sample": 5, "temperature": 0.3}
+    ranking["logq"] = False
     Case(experiment(ID, {"objective.ranking": ranking})).check(ranking_by_loops)
 
 
@@ -202,7 +203,10 @@ def test_symmetric_ranking_over_the_batch_has_one_matrix_of_logits(monkeypatch):
     monkeypatch.setattr(total, "symmetric", lambda *args, **kwargs: sums.append(1) or original(*args, **kwargs))
     for popularity, expected in (("none", 1), ("learned", 0)):
         sums.clear()
-        layer = {"objective.ranking": {"loss": "symcere", "candidates": "batch"}, "model.popularity": popularity}
+        layer = {
+            "objective.ranking": {"loss": "symcere", "candidates": "batch", "logq": False},
+            "model.popularity": popularity,
+        }
         case = Case(experiment(BOTH, layer), seed=21)
         case.terms()
         assert len(sums) == expected
@@ -212,7 +216,7 @@ def test_symmetric_ranking_over_the_batch_has_one_matrix_of_logits(monkeypatch):
 @pytest.mark.parametrize(("loss", "sampling"), itertools.product(CONTRASTIVE, ("uniform", "popularity")))
 def test_contrastive_ranking_with_log_inclusion(loss, sampling):
     """Probabilities are kept in float32."""
-    ranking = {"loss": loss, "candidates": "sampled", "negatives": 5, "sampling": sampling, "logq": True}
+    ranking = {"loss": loss, "candidates": "sampled", "sample": 5, "sampling": sampling, "logq": True}
     Case(experiment(BOTH, {"objective.ranking": ranking}), seed=1).check(ranking_by_loops, rtol=1e-6)
     ranking = {"loss": loss, "candidates": "batch", "logq": True}
     Case(experiment(BOTH, {"objective.ranking": ranking}), seed=2).check(ranking_by_loops, rtol=1e-6)
@@ -507,7 +511,7 @@ def test_noise_has_the_length_and_the_signs_of_simgcl(kind, monkeypatch):
 )
 def test_penalty_counts_each_row_once(loss, candidates):
     """Layer-0 rows of the batch and of what was drawn for it, over twice the number of interactions."""
-    ranking = {"loss": loss, "candidates": candidates, "negatives": 3}
+    ranking = {"loss": loss, "candidates": candidates, "negatives" if loss == "bpr" else "sample": 3}
     case = Case(experiment(ID, {"objective.ranking": ranking, "objective.reg": 0.2}), seed=14)
 
     def by_loops(case):
@@ -562,7 +566,7 @@ def test_the_order_of_a_batch_does_not_matter(method):
 def test_sampling_everything_is_all():
     ranking = {"loss": "symcere", "temperature": 0.3}
     case = Case(experiment(ID, {"objective.ranking": ranking}))
-    sampled = {"candidates": "sampled", "negatives": 99, "logq": True}
+    sampled = {"candidates": "sampled", "sample": 99, "logq": True}
     drawn = Case(experiment(ID, {"objective.ranking": {**ranking, **sampled}}))
     torch.testing.assert_close(drawn.terms()["ranking"], case.terms()["ranking"], rtol=1e-12, atol=0)
 

@@ -24,10 +24,10 @@ CASES = [
     ({**IDS, **BPR, **PLAIN}, {"objective.ranking.temperature": 0.7}),
     ({**IDS, **BPR, **PLAIN, "model.popularity": "learned"}, {"objective.ranking.learn_temperature": True}),
     ({**BPR}, {"objective.ranking.candidates": "batch", "objective.ranking.reduction": "history"}),
-    ({**BPR}, {"objective.ranking.uniformity": 3.0}),
+    ({**BPR}, {"objective.ranking.uniformity": 3.0, "objective.ranking.sample": 7}),
     (
-        {"objective.ranking.loss": "softmax"},
-        {"objective.ranking.negatives": 7, "objective.ranking.sampling": "popularity"},
+        {"objective.ranking.loss": "softmax", "objective.ranking.candidates": "all"},
+        {"objective.ranking.sample": 7, "objective.ranking.sampling": "popularity", "objective.ranking.logq": False},
     ),
     (
         {"objective.ranking.loss": "supcon", "objective.ranking.reduction": "anchor"},
@@ -84,6 +84,7 @@ def test_a_setting_without_effect_has_none(corpus, embeddings, settings, without
             for one, other in (("infonce", "supcon"), ("supcon", "sincere"), ("sincere", "symcere"))
         ),
         ({**BPR}, {"objective.ranking.negatives": 3}),
+        ({}, {"objective.ranking.sample": 5}),
     ],
 )
 def test_and_one_with_an_effect_is_another_model(corpus, embeddings, settings, with_effect):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from symcere.config import Encoder, Experiment, Text
+from symcere.config import Encoder, Experiment, Ranking, Text
 from symcere.config.baselines import baseline, baselines
 from symcere.config.fields import leaves
 from symcere.data.corpus import Corpus
@@ -37,8 +37,8 @@ CLOSED = [name for name, tree in baselines().items() if "closed_form" in tree]
 
 def experiment(method: str = "symcere", *layers) -> Experiment:
     setup = baseline(method, SMALL)
-    if setup.objective.ranking.candidates == "sampled":
-        setup = setup.replace({"objective.ranking.negatives": 8})
+    if setup.objective.ranking.sample < Ranking().sample:  # else all items of so small a corpus
+        setup = setup.replace({"objective.ranking.sample": 8})
     return setup.replace(*layers)
 
 
@@ -556,7 +556,7 @@ ELSEWHERE = ("data.", "text.")
 
 ID = {"model.features": "id"}
 SAME = {"model.features": "both", "objective.same.loss": "infonce"}
-SAMPLED = {"objective.ranking": {"candidates": "sampled", "negatives": 8}}
+SAMPLED = {"objective.ranking.sample": 8}
 SGL = {**ID, "objective.augment.kind": "sgl"}
 XSIMGCL = {**ID, "objective.augment.kind": "xsimgcl"}
 ALIGN = {"loss": "sincere", "weight": 0.5}
@@ -579,9 +579,10 @@ EFFECTS: dict[str, tuple[dict, object]] = {
     "objective.ranking.temperature": ({}, 0.1),
     "objective.ranking.learn_temperature": ({}, True),
     "objective.ranking.candidates": ({}, "batch"),
-    "objective.ranking.negatives": (SAMPLED, 5),
+    "objective.ranking.sample": ({}, 5),
+    "objective.ranking.negatives": ({"objective.ranking.loss": "bpr"}, 3),
     "objective.ranking.sampling": (SAMPLED, "popularity"),
-    "objective.ranking.logq": ({"objective.ranking.candidates": "batch"}, True),
+    "objective.ranking.logq": ({"objective.ranking.candidates": "batch"}, False),
     "objective.ranking.reduction": ({}, "anchor"),
     "objective.ranking.uniformity": ({"objective.ranking.loss": "directau"}, 0.3),
     "objective.same.loss": ({"model.features": "both"}, "symcere"),

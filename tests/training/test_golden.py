@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from symcere.config import Experiment
+from symcere.config import Experiment, Ranking
 from symcere.config.baselines import baseline, baselines
 from symcere.config.fields import flatten
 from symcere.objective.total import TotalLoss
@@ -36,8 +36,8 @@ PARTS = ("model.", "objective.", "closed_form.", "train.")
 
 def settings(method: str) -> Experiment:
     setup = baseline(method, SMALL)
-    if setup.objective.ranking.candidates == "sampled":  # else all items of so small a corpus
-        setup = setup.replace({"objective.ranking.negatives": 8})
+    if setup.objective.ranking.sample < Ranking().sample:  # else all items of so small a corpus
+        setup = setup.replace({"objective.ranking.sample": 8})
     return setup
 
 

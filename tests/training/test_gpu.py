@@ -115,7 +115,7 @@ def test_half_precision_and_what_repeats_to_the_bit(runs, told):
     assert told["cublas"] == ":4096:8"  # PyTorch refuses deterministic products on CUDA without
 
 
-@pytest.mark.parametrize(("case", "most"), [("text", 3), ("lightgcn", 4)])
+@pytest.mark.parametrize(("case", "most"), [("text", 3), ("lightgcn", 4), ("sampled", 5)])
 def test_a_step_hardly_waits_for_the_gpu(told, case, most):
     """For the numbers of its distinct nodes, and of their known pairs; never for a loss."""
     steps = 10

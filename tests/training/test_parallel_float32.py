@@ -38,7 +38,7 @@ CASES = {
     "simgcl": ("simgcl", {}),
     "symcere": ("symcere", {}),
     "both": ("symcere", {"model.features": "both", "model.fusion": "concat"}),
-    "alpharec": ("alpharec", {"objective.ranking.negatives": 11}),
+    "alpharec": ("alpharec", {"objective.ranking.sample": 11}),
     "abstract": ("symcere-abstract", {}),
 }
 

@@ -20,7 +20,9 @@ def memory_of(corpus: Corpus, experiment: Experiment, width: int) -> float:
         texts *= experiment.model.text_layers + 1
     parameters += 2 * width * d
     views = nodes * d * (experiment.model.layers + 2)
-    logits = min(experiment.train.batch_size * corpus.num_items, 2**27)
+    ranking = experiment.objective.ranking
+    candidates = min(corpus.num_items, ranking.sample if ranking.candidates == "sampled" else corpus.num_items)
+    logits = min(experiment.train.batch_size * candidates, 2**27)
     return PROCESS + 4.0 * (5 * parameters + 2 * texts + 2 * views + 3 * logits) + 16.0 * corpus.train.nnz
 
 
