@@ -1,5 +1,6 @@
 """Every figure, from plain arrays. Each function returns a matplotlib ``Figure``."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -158,11 +159,22 @@ def temperature_curve(
             best = int(np.argmax(y))
             axes.plot(x[best], y[best], "o", markersize=11, markerfacecolor="none", color=colour, markeredgewidth=1.3)
     axes.set_xscale("log")
-    axes.set_xticks(temperatures[order], [f"{t:g}" for t in temperatures[order]])
+    shown = _apart(temperatures[order])
+    axes.set_xticks(shown, [f"{t:.3g}" for t in shown])
     axes.minorticks_off()
     axes.set(title=title, xlabel="temperature τ", ylabel=metric_name)
     _legend(axes)
     return drawn
+
+
+def _apart(ascending: np.ndarray) -> list[float]:
+    """Those of some positive numbers whose labels have room beside each other on a logarithmic axis."""
+    least = math.log(ascending[-1] / ascending[0]) / 9 if len(ascending) else 0.0
+    found: list[float] = []
+    for value in ascending:
+        if not found or math.log(value / found[-1]) >= least:
+            found.append(float(value))
+    return found
 
 
 @styled

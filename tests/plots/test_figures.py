@@ -1,5 +1,6 @@
 """Figures hold the numbers they were given, in every format, without touching matplotlib's own settings."""
 
+import itertools
 import subprocess
 import sys
 
@@ -66,6 +67,17 @@ def test_temperatures_are_sorted_and_gaps_left_out():
     figure = plots.temperature_curve([0.4, 0.1, 0.2], {"a": [3, 1, np.nan]}, {"a": [0.1, 0.1, 0.1]})
     assert lines(figure.axes[0])[0].tolist() == [[0.1, 1], [0.4, 3]]
     assert {"0.1", "0.2", "0.4"} <= words(figure)
+
+
+def test_temperatures_that_were_drawn_have_labels_that_can_be_read():
+    drawn = np.exp(np.random.default_rng(0).uniform(np.log(0.1), 0, 20))
+    figure = plots.temperature_curve(drawn, {"a": drawn})
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert len(boxes) >= 5
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+    assert len(axes.lines[0].get_xdata()) == 20
 
 
 def test_a_ring_marks_the_best_temperature_within_a_band_of_spreads():

@@ -43,8 +43,8 @@ def temperature(results: Results) -> list[Block]:
     lead = (
         "Best validation NDCG@10 among the trials with each temperature, whatever their other settings, as a share of "
         "the best of any method on the data set: an upper envelope of the search, not a controlled experiment. "
-        "Temperatures that were drawn, not listed, are gathered in ranges of equal ratio. A ring marks the best of "
-        "each line."
+        f"Where there are more than {search.MOST_POINTS}, they are gathered in ranges of equal ratio. A ring marks the "
+        "best of each line."
     )
     return [Text(lead), *blocks]
 
