@@ -64,11 +64,10 @@ def writing(path: Path, mark: str = "manifest.json", holds: Sequence[str] = ("*"
         UserError: the disk is full, the place cannot be written, or a folder is there that is not of this kind.
     """
     path = Path(path).absolute()
+    swapping = path.parent / f"{path.name}.swap"  # what another process does with an older folder has an end
     if path.is_dir():
-        names = [entry.name for entry in path.iterdir() if entry.name != ".DS_Store"]
-        other = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in holds)]
-        if Path.cwd().is_relative_to(path) or other or (names and mark not in names):
-            raise UserError(f"{path} is a folder that holds something else: name a new one, or one that is empty.")
+        with alone(swapping):
+            _check_kind(path, mark, holds)
     token = secrets.token_hex(4)  # containers that share a home may all be process 7
     temporary = path.with_name(f".{path.name}.{token}.part")
     try:
@@ -78,16 +77,9 @@ def writing(path: Path, mark: str = "manifest.json", holds: Sequence[str] = ("*"
             raise UserError(f"{path} is a folder: name a file.")
         for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
             _flush(file)
-        if path.is_dir():  # a folder cannot be replaced in one step: the old one steps aside first
-            aside = path.with_name(f".{path.name}.{token}.old")
-            path.rename(aside)
-            try:
-                temporary.rename(path)
-            except BaseException:  # Ctrl-C between the two
-                if not path.exists():
-                    aside.rename(path)
-                raise
-            _remove(aside)
+        if temporary.is_dir():
+            with alone(swapping):
+                _swap(temporary, path, path.with_name(f".{path.name}.{token}.old"))
         else:
             temporary.replace(path)
         _flush(path.parent)
@@ -100,6 +92,30 @@ def writing(path: Path, mark: str = "manifest.json", holds: Sequence[str] = ("*"
         ) from error
     finally:
         _remove(temporary)
+
+
+def _check_kind(path: Path, mark: str, holds: Sequence[str]) -> None:
+    if not path.is_dir():
+        return
+    names = [entry.name for entry in path.iterdir() if entry.name != ".DS_Store"]
+    other = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in holds)]
+    if Path.cwd().is_relative_to(path) or other or (names and mark not in names):
+        raise UserError(f"{path} is a folder that holds something else: name a new one, or one that is empty.")
+
+
+def _swap(new: Path, path: Path, aside: Path) -> None:
+    """A folder cannot be replaced in one step: the old one steps aside first."""
+    if not path.is_dir():
+        new.rename(path)
+        return
+    path.rename(aside)
+    try:
+        new.rename(path)
+    except BaseException:  # Ctrl-C between the two
+        if not path.exists():
+            aside.rename(path)
+        raise
+    _remove(aside)
 
 
 @contextmanager

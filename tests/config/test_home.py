@@ -98,6 +98,23 @@ def test_what_cannot_name_a_folder(name):
         check_name(fine, "a run")
 
 
+def test_two_who_write_one_folder_both_do(tmp_path):
+    """Without an error, and what stays is the whole of one of them."""
+    path = tmp_path / "thing"
+
+    def write(who: int) -> None:
+        for _ in range(40):
+            with writing(path) as part:
+                part.mkdir()
+                (part / "manifest.json").write_text(str(who))
+                (part / "data").write_text(str(who))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(3)))
+    assert left(tmp_path) == ["thing"]
+    assert (path / "manifest.json").read_text() == (path / "data").read_text()
+
+
 def test_an_interruption_between_two_renames_puts_the_older_folder_back(tmp_path, monkeypatch):
     path = tmp_path / "corpus"
     with writing(path) as part:
