@@ -51,6 +51,8 @@ CASES = {
     "sampled-own": ("symcere", {**SOME, "model.drop_own": "both", "objective.ranking.loss": "softmax"}),
     "sampled-plain": ("symcere", {**SOME, "objective.ranking.logq": False}),
     "sampled-softmax": ("symcere", {**SOME, "objective.ranking": {"loss": "softmax", "sampling": "popularity"}}),
+    "sampled-supcon": ("symcere", {**SOME, "objective.ranking.loss": "supcon"}),
+    "sampled-history": ("symcere", {**SOME, "objective.ranking": {"loss": "softmax", "reduction": "history"}}),
     "alpharec": ("alpharec", {"objective.ranking.sample": 11}),
     "mlp-all": ("alpharec", ALL),
     "abstract": ("symcere-abstract", {}),

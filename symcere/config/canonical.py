@@ -1,7 +1,8 @@
 """When two experiments are one: settings that have no effect, put back to their defaults.
 
 A search that tried both would count the same model twice, and a table would show a setting that nothing depends on.
-Each rule here is a statement about :mod:`symcere.model` and :mod:`symcere.objective`.
+Each rule here is a statement about :mod:`symcere.model` and :mod:`symcere.objective`, whatever the data are: that a
+sample larger than the catalogue is all of it is no rule.
 """
 
 import hashlib

@@ -126,23 +126,17 @@ class Ranking:
     temperature: float = setting(0.4, "tau: logits are inner products / tau", above=0)
     learn_temperature: bool = setting(False, "tau is a parameter, started at `temperature`")
     candidates: Literal["batch", "sampled", "all"] = setting(
-        "sampled", "what a positive is compared with: unique items of the batch, sampled items, all items"
+        "sampled",
+        "what a positive is compared with: unique items of the batch, sampled, all (symcere: users, too)",
     )
-    sample: int = setting(4096, "items drawn for each batch (sampled); all, where there are no more", low=1)
+    sample: int = setting(4096, "items, or users, drawn for each batch (sampled); all, where there are no more", low=1)
     negatives: int = setting(1, "items drawn for each interaction (bpr)", low=1)
     sampling: Literal["uniform", "popularity"] = setting("uniform", "how sampled candidates and negatives are drawn")
-    logq: bool = setting(True, "sampled and in-batch candidates' logits lose the logarithm of how likely each is drawn")
+    logq: bool = setting(True, "logits of sampled and in-batch candidates lose log π, π how likely each is there")
     reduction: Literal["pair", "anchor", "history"] = setting(
         "pair", "mean over pairs, over anchors, over all positives"
     )
     uniformity: float = setting(1.0, "gamma, weight of directau's uniformity", low=0)
-
-    def __post_init__(self):
-        if self.negatives > 1 and self.loss not in ("bpr", "directau") and self.candidates == "sampled":
-            raise ValueError(
-                "objective.ranking.negatives are bpr's, drawn for each interaction; how many candidates a batch is "
-                "given is objective.ranking.sample."
-            )
 
 
 @dataclass(frozen=True)

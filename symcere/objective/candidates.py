@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from symcere.model.nodes import distinct
 from symcere.objective.history import History
 
 UNIT = 1 << 40
@@ -45,40 +46,43 @@ class InBatch:
         table = torch.cat([missing.new_tensor([-torch.inf]), (-missing.expm1()).log()])
         return table[self.counts.cpu()].float().to(self.counts.device)
 
-    def draw(self, nodes: Tensor) -> Candidates:
+    def draw(self, of_batch: Tensor, generator: torch.Generator | None = None) -> Candidates:
         """The candidates of a batch whose interactions have these nodes, int64 [B]."""
-        ids = nodes.unique()
-        return Candidates(ids, self.log_inclusion(len(nodes))[ids])
+        ids = of_batch.unique()
+        return Candidates(ids, self.log_inclusion(len(of_batch))[ids])
 
 
 class Uniform:
     """n of N nodes at a time, distinct, every set of n as likely as any other: each node with probability n/N.
 
-    In time and memory of n, not of N, where n is a small part: what is distinct among 2n independent draws is as likely
-    any set of its size, and so is what is left when some of it is taken away at random.
+    Where n is a small part, in time of n and not of N: what is distinct among 2n independent draws is as likely any set
+    of its size, and so is what is left when some of it is taken away at random.
     """
 
-    FEW = 16
-    """N / n from which it is drawn so."""
+    SMALL = 16
+    """N / n from which n is a small part."""
 
     def __init__(self, n: int, num_nodes: int, device: torch.device | str = "cpu"):
         self.num_nodes, self.n = num_nodes, min(n, num_nodes)
-        self.log_inclusion = torch.full((self.n,), self.n / max(num_nodes, 1), device=device).log()
+        self.log_inclusion = torch.full((num_nodes,), self.n / max(num_nodes, 1), device=device).log()
 
-    def draw(self, generator: torch.Generator | None = None) -> Candidates:
+    def draw(self, of_batch: Tensor | None = None, generator: torch.Generator | None = None) -> Candidates:
         """One draw. Workers that are to share their candidates seed their generators alike.
 
         Args:
+            of_batch: the batch's own nodes, which mean nothing to it.
             generator: on the device of the nodes.
         """
-        n, num_nodes, device = self.n, self.num_nodes, self.log_inclusion.device
-        drawn = torch.empty(0, dtype=torch.int64, device=device)
-        if num_nodes < self.FEW * n:
-            drawn = torch.arange(num_nodes, device=device)
-        while len(drawn) < n:  # hardly ever twice
-            drawn = torch.randint(num_nodes, (2 * n,), generator=generator, device=device).unique()
-        kept = torch.randperm(len(drawn), generator=generator, device=device)[:n]
-        return Candidates(drawn[kept], self.log_inclusion)
+        ids = self._draw(generator, self.log_inclusion.device)
+        return Candidates(ids, self.log_inclusion[ids])
+
+    def _draw(self, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        if self.num_nodes < self.SMALL * self.n:
+            return torch.randperm(self.num_nodes, generator=generator, device=device)[: self.n]
+        while True:  # hardly ever twice
+            drawn = torch.randint(self.num_nodes, (2 * self.n,), generator=generator, device=device).unique()
+            if len(drawn) >= self.n:
+                return drawn[torch.randperm(len(drawn), generator=generator, device=device)[: self.n]]
 
 
 class Weighted:
@@ -118,7 +122,7 @@ class Weighted:
         self.units = units.to(device)
         self.log_inclusion = inclusion.log().float().to(device)
 
-    def draw(self, generator: torch.Generator | None = None) -> Candidates:
+    def draw(self, of_batch: Tensor | None = None, generator: torch.Generator | None = None) -> Candidates:
         """One draw, as of :class:`Uniform`."""
         device = self.rest.device
         if self.n == self.num_nodes:
@@ -132,7 +136,25 @@ class Weighted:
         return Candidates(ids, self.log_inclusion[ids])
 
 
-Drawer = InBatch | Uniform | Weighted
+class AndBatch:
+    """What is drawn, and the batch's own nodes: for losses that average over the known positives among the candidates.
+
+    Args:
+        drawn: where an anchor's positives are by chance.
+        batch: where those of its pairs in the batch are.
+    """
+
+    def __init__(self, drawn: Uniform | Weighted, batch: InBatch):
+        self.drawn, self.batch = drawn, batch
+
+    def draw(self, of_batch: Tensor, generator: torch.Generator | None = None) -> Candidates:
+        """As of :class:`Uniform`; a node is missing where both miss it."""
+        ids, _ = distinct(torch.cat([of_batch, self.drawn.draw(of_batch, generator).ids]), self.drawn.num_nodes)
+        one, other = (of[ids].exp() for of in (self.drawn.log_inclusion, self.batch.log_inclusion(len(of_batch))))
+        return Candidates(ids, (one + other - one * other).log())
+
+
+Drawer = InBatch | Uniform | Weighted | AndBatch
 """What draws the candidates of a batch."""
 
 

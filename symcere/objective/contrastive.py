@@ -182,7 +182,7 @@ def _infonce(gap: Tensor, positive_at: Tensor | None, log_pi: Tensor | None) -> 
         # Among the candidates the positive stands with exp(s − log π): take away all but exp(s) of it. The share
         # exp(s − log π − log Σ) is at most 1, so what remains is at least π and its logarithm is well conditioned.
         share = (-gap - log_pi).clamp_max(0).exp()
-        excess = (share * -log_pi.expm1()).clamp_max(1 - torch.finfo(gap.dtype).eps)
+        excess = (share * -log_pi.to(gap.dtype).expm1()).clamp_max(1 - torch.finfo(gap.dtype).eps)
         present = gap + torch.log1p(-excess)
     return present if positive_at is None else torch.where(positive_at >= 0, present, softplus(gap))
 

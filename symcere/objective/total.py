@@ -23,7 +23,7 @@ from symcere.model.propagation import Graph, Noise
 from symcere.model.recommender import Pair, Recommender, Views
 from symcere.model.unit import unit
 from symcere.model.workers import Needs
-from symcere.objective.candidates import Drawer, InBatch, Negatives, Uniform, Weighted
+from symcere.objective.candidates import AndBatch, Drawer, InBatch, Negatives, Uniform, Weighted
 from symcere.objective.contrastive import Kind, contrastive, pair_logits, symmetric
 from symcere.objective.history import History, Known, locate
 from symcere.objective.logsumexp import combine_logsumexp
@@ -124,8 +124,12 @@ class TotalLoss(nn.Module):
         if ranking.candidates == "all" or ranking.sample >= side.num_nodes:
             return None
         if ranking.sampling == "uniform":
-            return Uniform(ranking.sample, side.num_nodes, side.crow.device)
-        return Weighted(ranking.sample, self._weights(side))
+            drawn: Uniform | Weighted = Uniform(ranking.sample, side.num_nodes, side.crow.device)
+        else:
+            drawn = Weighted(ranking.sample, self._weights(side))
+        # These ask for positives among the candidates: without the batch's own most pairs would have none.
+        over_known = ranking.loss == "supcon" or ranking.reduction == "history"
+        return AndBatch(drawn, InBatch(side.degree)) if over_known else drawn
 
     def begin_epoch(self, model: Recommender, random: torch.Generator) -> None:
         """What changes once an epoch: the two graphs with dropped edges of SGL."""
@@ -202,8 +206,7 @@ class TotalLoss(nn.Module):
             if draw is None:
                 nodes = torch.arange(history.num_nodes, device=ids.device)
                 return Side(history, nodes, nodes, ids, of_pair)
-            drawn = draw.draw(of_batch) if isinstance(draw, InBatch) else draw.draw(random)
-            nodes = ids
+            drawn, nodes = draw.draw(of_batch, random), ids
             if not isinstance(draw, InBatch):
                 nodes, position = distinct(torch.cat([ids, drawn.ids]), history.num_nodes)
             return Side(history, nodes, position, position[ids], of_pair, drawn)
@@ -507,13 +510,12 @@ class TotalLoss(nn.Module):
         return noise
 
     def _penalty(self, model: Recommender, users: Side, items: Side, batch_size: int) -> Tensor:
-        """Layer-0 rows of the batch and of what was drawn, each once, over B; without ids, the tower's weights."""
+        """Layer-0 rows of the batch and of bpr's negatives, each once, over B; without ids, the tower's weights."""
         if self.model_settings.features == "text":
             return cast(Tensor, sum(p.square().sum() for p in model.tower.parameters())) / self.workers.size
-        ranking = self.settings.ranking
-        whole = ranking.candidates == "all" and ranking.loss not in ("bpr", "directau")  # then nothing was drawn
-        u, i = (side.of_batch(side.nodes) if whole else side.nodes for side in (users, items))
-        rows = torch.cat([u, i + model.num_users])
+        # Candidates are not in it: all items are one batch's as much as another's, and a part of them stands for all.
+        i = items.nodes if self.settings.ranking.loss == "bpr" else items.of_batch(items.nodes)
+        rows = torch.cat([users.of_batch(users.nodes), i + model.num_users])
         if not model.table.divided:
             rows = rows[self.workers.share(len(rows))]
         # Sparse: a gradient of these rows is added to that of the table, instead of another table of zeros.

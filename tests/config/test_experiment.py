@@ -80,7 +80,6 @@ XSIMGCL = {"model.features": "id", "objective.augment.kind": "xsimgcl"}
         ({"text.encoders": "lsa,lsa"}, r"text\.encoders names one encoder twice"),
         ({"model.features": "id", "model.drop_own": "text"}, r"model\.drop_own needs text"),
         ({"model.drop_own": "edge", "model.text_tower": "mlp"}, r"needs model\.text_tower linear"),
-        ({"objective.ranking.negatives": 16}, r"is given is objective\.ranking\.sample"),
         ({"objective.cross.loss": "symcere"}, r"set model\.features to id or both"),
         ({"objective.augment.kind": "simgcl"}, r"objective\.augment .* set model\.features to id or both"),
         ({"model.features": "id", "model.skip_input": True, "model.layers": 0}, "leaves nothing"),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symcere.objective import History, InBatch, Negatives, Uniform, Weighted, contrastive, locate
+from symcere.objective import AndBatch, History, InBatch, Negatives, Uniform, Weighted, contrastive, locate
 
 
 def random_history(seed, U, N, share):
@@ -59,7 +59,7 @@ def frequencies(sampled, rounds=2000):
     g = torch.Generator().manual_seed(0)
     seen = torch.zeros(sampled.num_nodes)
     for _ in range(rounds):
-        ids = sampled.draw(g).ids
+        ids = sampled.draw(generator=g).ids
         assert len(ids.unique()) == sampled.n  # none twice
         seen[ids] += 1
     return seen / rounds
@@ -69,7 +69,7 @@ def frequencies(sampled, rounds=2000):
 def test_uniform_sampling_includes_each_node_with_probability_n_over_all(n):
     """From all nodes in another order, or, of 1 and 2, from what is distinct among twice as many draws."""
     sampled = Uniform(n, 40)
-    torch.testing.assert_close(sampled.log_inclusion, torch.full((n,), n / 40).log())
+    torch.testing.assert_close(sampled.log_inclusion, torch.full((40,), n / 40).log())
     assert (frequencies(sampled) - n / 40).abs().max() < 4 * 0.5 / 2000**0.5
 
 
@@ -80,7 +80,7 @@ def test_uniform_sampling_draws_every_set_alike():
     g = torch.Generator().manual_seed(3)
     sampled, seen = Uniform(2, 32), torch.zeros(32, 32)
     for _ in range(20 * 496):
-        one, other = sampled.draw(g).ids.sort().values
+        one, other = sampled.draw(generator=g).ids.sort().values
         seen[one, other] += 1
     pairs = seen[tuple(torch.triu_indices(32, 32, offset=1))]
     assert pairs.sum() == seen.sum()
@@ -109,7 +109,7 @@ def test_any_weights_give_exactly_n_distinct_nodes(seed, N, n):
     sampled = Weighted(n, weights)
     assert sampled.log_inclusion.exp().sum().item() == pytest.approx(min(n, N))
     for _ in range(5):
-        ids = sampled.draw(g).ids
+        ids = sampled.draw(generator=g).ids
         assert len(ids) == len(ids.unique()) == min(n, N)
 
 
@@ -128,7 +128,7 @@ def test_sampled_denominator_estimates_the_full_one():
     sampled = Weighted(4, torch.tensor([30, 9, 8, 7, 6, 5, 4, 3, 2, 2, 1, 1]))
     draws = []
     for _ in range(3000):
-        ids, log_inclusion = sampled.draw(g)
+        ids, log_inclusion = sampled.draw(generator=g)
         at = locate(torch.tensor([0]), ids, 12)
         term = contrastive(
             torch.ones(1, 1, dtype=torch.float64),
@@ -144,9 +144,27 @@ def test_sampled_denominator_estimates_the_full_one():
     assert abs(np.mean(draws) - want) < 3 * np.std(draws) / len(draws) ** 0.5
 
 
+@pytest.mark.parametrize("drawn", [Uniform(3, 6), Weighted(3, torch.tensor([1, 1, 2, 3, 5, 9]))])
+def test_what_is_drawn_and_of_the_batch_is_included_as_often_as_it_states(drawn):
+    counts = torch.tensor([0, 1, 1, 2, 4, 8])
+    interactions = torch.arange(6).repeat_interleave(counts)
+    both, g, seen, rounds = AndBatch(drawn, InBatch(counts)), torch.Generator().manual_seed(2), torch.zeros(6), 3000
+    for _ in range(rounds):
+        of_batch = interactions[torch.randperm(16, generator=g)[:4]]
+        ids, log_inclusion = both.draw(of_batch, g)
+        assert set(of_batch.tolist()) <= set(ids.tolist())
+        seen[ids] += 1
+        stated = torch.full((6,), torch.nan).scatter(0, ids, log_inclusion.exp())
+        assert torch.equal(stated.isnan(), torch.ones(6).scatter(0, ids, 0.0).bool())
+    batch = InBatch(counts).log_inclusion(4).exp()
+    want = 1 - (1 - drawn.log_inclusion.exp()) * (1 - batch)
+    torch.testing.assert_close(stated[ids], want[ids])
+    assert (seen / rounds - want).abs().max() < 4 * 0.5 / rounds**0.5
+
+
 def test_draws_repeat_with_their_seed():
     for sampled in (Weighted(5, torch.arange(1, 21)), Uniform(5, 99), Uniform(5, 9)):
-        first, again = (sampled.draw(torch.Generator().manual_seed(7)).ids for _ in range(2))
+        first, again = (sampled.draw(generator=torch.Generator().manual_seed(7)).ids for _ in range(2))
         assert torch.equal(first, again)
 
 

@@ -510,15 +510,14 @@ def test_noise_has_the_length_and_the_signs_of_simgcl(kind, monkeypatch):
     ("loss", "candidates"), [("bpr", "all"), ("sincere", "sampled"), ("symcere", "sampled"), ("sincere", "all")]
 )
 def test_penalty_counts_each_row_once(loss, candidates):
-    """Layer-0 rows of the batch and of what was drawn for it, over twice the number of interactions."""
+    """Layer-0 rows of the batch and of bpr's negatives, over twice the number of interactions."""
     ranking = {"loss": loss, "candidates": candidates, "negatives" if loss == "bpr" else "sample": 3}
     case = Case(experiment(ID, {"objective.ranking": ranking, "objective.reg": 0.2}), seed=14)
 
     def by_loops(case):
         nodes = set(case.batch.users.tolist()) | {USERS + i for i in case.batch.items.tolist()}
-        for name, drawn in case.drawn.items():
-            ids = drawn if name == "negatives" else drawn.ids
-            nodes |= {n + USERS * (name != "draw_users") for n in ids.flatten().tolist() if n >= 0}
+        if loss == "bpr":
+            nodes |= {USERS + i for i in case.drawn["negatives"].flatten().tolist() if i >= 0}
         assert len(nodes) < USERS + ITEMS
         return 0.2 * sum(case.model.embedding[n].square().sum() for n in nodes) / (2 * BATCH)
 
@@ -563,12 +562,20 @@ def test_the_order_of_a_batch_does_not_matter(method):
         torch.testing.assert_close(term, before[name], rtol=1e-10, atol=1e-12)
 
 
-def test_sampling_everything_is_all():
-    ranking = {"loss": "symcere", "temperature": 0.3}
-    case = Case(experiment(ID, {"objective.ranking": ranking}))
-    sampled = {"candidates": "sampled", "sample": 99, "logq": True}
-    drawn = Case(experiment(ID, {"objective.ranking": {**ranking, **sampled}}))
-    torch.testing.assert_close(drawn.terms()["ranking"], case.terms()["ranking"], rtol=1e-12, atol=0)
+@pytest.mark.parametrize("loss", CONTRASTIVE)
+def test_sampling_everything_is_all(loss):
+    ranking = {"loss": loss, "temperature": 0.3}
+    case = Case(experiment(ID, {"objective.ranking": {**ranking, "candidates": "all"}, "objective.reg": 0.2}))
+    drawn = Case(experiment(ID, {"objective.ranking": ranking, "objective.reg": 0.2}))
+    for name in ("ranking", "reg"):
+        torch.testing.assert_close(drawn.terms()[name], case.terms()[name], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("ranking", [{"loss": "supcon"}, {"reduction": "history"}])
+def test_every_anchor_has_its_positives_of_the_batch_among_what_is_drawn(ranking):
+    case = Case(experiment(ID, {"objective.ranking": {**ranking, "sample": 1}}), seed=5)
+    case.terms()
+    assert set(case.batch.items.tolist()) <= set(case.drawn["draw_items"].ids.tolist())
 
 
 def test_a_learned_temperature_has_the_gradient_of_the_loss():
