@@ -540,7 +540,12 @@ def test_ctrl_c_at_any_moment(home):
     endless = ["--train.epochs", "100000", "--train.patience", "100000"]
     ends = []
     for moment in range(12):
-        child = subprocess.Popen([*command, *endless], stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [*command, *endless],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # else as ATTENTIVE says
+        )
         time.sleep(0.25 + whole * moment / 9)
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=120)
