@@ -428,10 +428,10 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-ATTENTIVE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-"""A suite that a shell started in the background ignores Ctrl-C, and hands that down to what it starts."""
-HANGING_UP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
-"""The same of ``nohup``."""
+def attentive() -> None:
+    """For a child: a suite in the background of a shell, or under ``nohup``, hands down that it ignores signals."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def under_way(body: str, before: str = "", path: str = "") -> subprocess.Popen:
@@ -453,13 +453,14 @@ sys.exit(main(["ls"]))
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])},
+        preexec_fn=attentive,
     )
     assert child.stdout.readline() == "ready\n"
     return child
 
 
 def test_ctrl_c_is_one_line():
-    child = under_way("print('ready', flush=True); time.sleep(60)", ATTENTIVE)
+    child = under_way("print('ready', flush=True); time.sleep(60)")
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=30)
     assert child.returncode == 130
@@ -472,7 +473,7 @@ def test_what_a_scheduler_stops_is_closed(number, tmp_path):
     child = under_way(
         f"with writing(Path({str(tmp_path)!r}) / 'thing') as part:\n"
         "        part.mkdir(); print('ready', flush=True); time.sleep(60)",
-        f"{HANGING_UP} from symcere.home import writing; from pathlib import Path",
+        "from symcere.home import writing; from pathlib import Path",
     )
     child.send_signal(number)
     _, err = child.communicate(timeout=30)
@@ -486,7 +487,7 @@ def test_ctrl_c_waits_for_an_import(tmp_path):
         "import time\nprint('ready', flush=True)\ntry:\n    time.sleep(1)\nexcept BaseException:\n    print('cut')\n"
         "print('whole', flush=True)\n"
     )
-    child = under_way("import large; time.sleep(60)", ATTENTIVE, str(tmp_path))
+    child = under_way("import large; time.sleep(60)", path=str(tmp_path))
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=30)
     assert child.returncode == 130
@@ -520,7 +521,11 @@ sys.argv = ["symcere", "--version"]
 sys.exit(main())
 """
     child = subprocess.Popen(
-        [sys.executable, "-c", ATTENTIVE + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=attentive,
     )
     assert [child.stdout.readline() for _ in range(2)] == [f"{symcere.__version__}\n", "ready\n"]
     child.send_signal(signal.SIGINT)
@@ -544,7 +549,7 @@ def test_ctrl_c_at_any_moment(home):
             [*command, *endless],
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # else as ATTENTIVE says
+            preexec_fn=attentive,
         )
         time.sleep(0.25 + whole * moment / 9)
         child.send_signal(signal.SIGINT)

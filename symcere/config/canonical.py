@@ -118,8 +118,8 @@ def _ranking(experiment: Experiment) -> Ranking:
         unused += ["sample"]
     if s.loss != "bpr":
         unused += ["negatives"]
-        if not samples:
-            unused += ["sampling"]
+    if s.loss != "bpr" and not samples:
+        unused += ["sampling"]
     if s.candidates == "all":
         unused += ["logq"]
     if s.loss == "directau":

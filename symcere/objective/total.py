@@ -67,6 +67,8 @@ class TotalLoss(nn.Module):
         self.users = History.of(train, device)
         self.items = History.of(scipy.sparse.csr_array(train.T), device)
         ranking = self.settings.ranking
+        # These two average over the known positives among the candidates.
+        self.over_known = ranking.loss == "supcon" or ranking.reduction == "history"
         # Without a normalisation the pairwise losses have no temperature of their own: the length of Z plays its part.
         bare = ranking.loss in ("bpr", "directau") and self.model_settings.normalise == "none"
         self.temperature = Temperature(1.0 if bare else ranking.temperature, ranking.learn_temperature and not bare)
@@ -87,12 +89,12 @@ class TotalLoss(nn.Module):
                 self.register_buffer("user_bias", activity, persistent=False)
         else:
             self.user_bias = None
-        # What SupCon and `history` compare with is known only where all candidates are.
+        # Known positives among the candidates are known only where all candidates are.
         self.shard_candidates = (
             self.workers.size > 1
             and ranking.candidates != "batch"
-            and ranking.loss in ("softmax", "sincere", "symcere")
-            and ranking.reduction != "history"
+            and ranking.loss not in ("bpr", "directau")
+            and not self.over_known
         )
         # Both directions then compare the same two sets of unit vectors, and nothing is added to their logits.
         self.alike = (
@@ -127,9 +129,8 @@ class TotalLoss(nn.Module):
             drawn: Uniform | Weighted = Uniform(ranking.sample, side.num_nodes, side.crow.device)
         else:
             drawn = Weighted(ranking.sample, self._weights(side))
-        # These ask for positives among the candidates: without the batch's own most pairs would have none.
-        over_known = ranking.loss == "supcon" or ranking.reduction == "history"
-        return AndBatch(drawn, InBatch(side.degree)) if over_known else drawn
+        # Without the batch's own positives among the candidates most pairs would have none.
+        return AndBatch(drawn, InBatch(side.degree)) if self.over_known else drawn
 
     def begin_epoch(self, model: Recommender, random: torch.Generator) -> None:
         """What changes once an epoch: the two graphs with dropped edges of SGL."""
@@ -338,10 +339,10 @@ class TotalLoss(nn.Module):
             anchor_of = None
         ids = None if there.candidates is None else there.candidates.ids
         positive_at = locate(positives, ids, there.history.num_nodes)
-        correction = of_correction = None
+        log_inclusion = positive_inclusion = None
         if there.candidates is not None and s.logq:
-            correction = there.candidates.log_inclusion
-            of_correction = correction.index_select(0, positive_at.clamp_min(0))
+            log_inclusion = there.candidates.log_inclusion
+            positive_inclusion = log_inclusion.index_select(0, positive_at.clamp_min(0))
         if self.shard_candidates:  # everybody's anchors against this worker's candidates
             shard = workers.share(there.num_candidates)
             ids = torch.arange(shard.start, shard.stop, device=nodes.device) if ids is None else ids[shard]
@@ -371,8 +372,8 @@ class TotalLoss(nn.Module):
             positive_at=positive_at,
             bias=None if bias is None else (bias if ids is None else bias[ids]),
             positive_bias=None if bias is None else bias.index_select(0, positives),
-            log_inclusion=None if correction is None else correction[shard],
-            positive_inclusion=of_correction,
+            log_inclusion=None if log_inclusion is None else log_inclusion[shard],
+            positive_inclusion=positive_inclusion,
             across=self._across if self.shard_candidates else None,
         )
         by_pair = s.reduction == "pair" and s.loss != "supcon"
